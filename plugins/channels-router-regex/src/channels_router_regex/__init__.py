@@ -1,0 +1,3 @@
+"""Routes messages to consumers by channel name and regular expressions over message content."""
+
+__all__: list[str] = []

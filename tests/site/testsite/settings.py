@@ -1,0 +1,18 @@
+"""Settings of the site that the Django tests (and the type checker) run against."""
+
+from pathlib import Path
+
+SECRET_KEY = "only-for-tests"  # a fixed key keeps signed cookies comparable between processes
+DEBUG = False
+ALLOWED_HOSTS = ["testserver", "localhost", "127.0.0.1"]
+USE_TZ = True
+ROOT_URLCONF = "testsite.urls"
+INSTALLED_APPS = [
+    "channels_django",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+]
+DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+BASE_DIR = Path(__file__).parent
