@@ -1,0 +1,383 @@
+"""What is measured, on whom, and what it should come to.
+
+A scenario measures one contestant once and returns one figure for each of its metrics; the runner repeats it and
+alternates contestants, the report takes medians and ratios.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from statistics import median
+from typing import Literal
+
+from benchmarks.measurements import BroadcastLoad, ConnectLoad, EchoLoad, HttpLoad, ServerInfo
+from benchmarks.servers import Contestant, Server, idle_sockets, layer_script, load, serve
+
+__all__ = ["CONTESTANTS", "SCENARIOS", "Figures", "Metric", "Scenario", "Size", "Target"]
+
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """How much of everything one measurement does."""
+
+    seconds: float
+    repeats: int
+    layer_pairs: int
+    connects: int
+    idle_seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """One figure of a scenario; `unit` is what the report prints, the figure is in that unit."""
+
+    name: str
+    title: str
+    unit: str
+    digits: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What a contestant's median should come to, by itself or as a ratio to another contestant's in the same run."""
+
+    contestants: tuple[str, ...]
+    metric: str
+    bound: Literal["at least", "at most"]
+    value: float
+    relative_to: str | None = None
+    aim: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """One measurement of one contestant: a value for each metric, and what its server said of itself."""
+
+    values: Mapping[str, float]
+    server: ServerInfo | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """One measurement of some contestants; those in `once` are so slow that one round has to do for them."""
+
+    name: str
+    title: str
+    explanation: str
+    contestants: tuple[str, ...]
+    metrics: tuple[Metric, ...]
+    measure: Callable[[Contestant, Size], Figures]
+    baseline: str
+    targets: tuple[Target, ...] = ()
+    once: tuple[str, ...] = ()
+
+
+CONTESTANTS: Mapping[str, Contestant] = {
+    contestant.name: contestant
+    for contestant in (
+        Contestant(name="bare", title="bare ASGI application", folder="bare", app="bare_app:app"),
+        Contestant(
+            name="ours-sync", title="ours, sync consumer", folder="ours", app="bench_asgi:app", variant="sync"
+        ),
+        Contestant(
+            name="ours-async",
+            title="ours, `async def` consumer",
+            folder="ours",
+            app="bench_asgi:app",
+            variant="async",
+        ),
+        Contestant(
+            name="ours-in-process",
+            title='ours, `CHANNELS["HTTP"] = "in-process"`',
+            folder="ours",
+            app="bench_asgi:app",
+            variant="in-process",
+        ),
+        Contestant(
+            name="channels4-async",
+            title="Channels 4, async consumer",
+            folder="channels4",
+            app="channels4_app:app",
+            variant="async",
+        ),
+        Contestant(
+            name="channels4-sync",
+            title="Channels 4, sync consumer",
+            folder="channels4",
+            app="channels4_app:app",
+            variant="sync",
+        ),
+        Contestant(
+            name="channels4-ablation",
+            title="Channels 4, async consumer, **ablation**: `close_old_connections` visit removed",
+            folder="channels4",
+            app="channels4_app:app",
+            variant="async-without-close",
+        ),
+        Contestant(
+            name="django-asgi",
+            title="Django's ASGI handler, sync view",
+            folder="django_asgi",
+            app="django_app:app",
+        ),
+        Contestant(
+            name="django-asgi-async",
+            title="Django's ASGI handler, async view",
+            folder="django_asgi",
+            app="django_app:app",
+            variant="async",
+        ),
+        Contestant(name="ours-layer", title="ours, memory layer", folder="ours", app="bench_layer.py"),
+        Contestant(
+            name="ours-layer-async",
+            title="ours, memory layer, `asend` and `areceive`",
+            folder="ours",
+            app="bench_layer.py",
+            variant="async",
+        ),
+        Contestant(
+            name="channels4-layer",
+            title="Channels 4, in-memory layer",
+            folder="channels4",
+            app="channels4_layer.py",
+        ),
+    )
+}
+
+
+def served(measure: Callable[[Server, Size], Mapping[str, float]]) -> Callable[[Contestant, Size], Figures]:
+    """A measurement that gets a fresh server of the contestant each time."""
+
+    def measure_fresh(contestant: Contestant, size: Size) -> Figures:
+        with serve(contestant) as server:
+            return Figures(values=measure(server, size), server=server.info)
+
+    return measure_fresh
+
+
+def layer(contestant: Contestant, size: Size) -> Figures:
+    return Figures(values={"pairs": layer_script(contestant, size.layer_pairs).pairs})
+
+
+def echo(connections: int) -> Callable[[Contestant, Size], Figures]:
+    def measure(server: Server, size: Size) -> Mapping[str, float]:
+        seen = load(EchoLoad, "echo", server, connections=connections, seconds=size.seconds)
+        return {
+            "rate": seen.rate,
+            "p50": seen.latency.p50 * 1000,
+            "p99": seen.latency.p99 * 1000,
+            "half_p50": seen.half_load_latency.p50 * 1000,
+            "half_p99": seen.half_load_latency.p99 * 1000,
+            "client_cpu": seen.client_cpu * 100,
+        }
+
+    return served(measure)
+
+
+def broadcast(connections: int) -> Callable[[Contestant, Size], Figures]:
+    def measure(server: Server, size: Size) -> Mapping[str, float]:
+        seen = load(
+            BroadcastLoad,
+            "broadcast",
+            server,
+            connections=connections,
+            seconds=2 * size.seconds,
+            repeats=size.repeats,
+        )
+        return {
+            "to_last": median(seen.to_last) * 1000,
+            "best": min(seen.to_last) * 1000,
+            "client_cpu": seen.client_cpu * 100,
+        }
+
+    return served(measure)
+
+
+@served
+def connects(server: Server, size: Size) -> Mapping[str, float]:
+    seen = load(ConnectLoad, "connects", server, connections=size.connects)
+    return {
+        "rate": seen.rate,
+        "p50": seen.latency.p50 * 1000,
+        "p99": seen.latency.p99 * 1000,
+        "client_cpu": seen.client_cpu * 100,
+    }
+
+
+@served
+def idle(server: Server, size: Size) -> Mapping[str, float]:
+    with idle_sockets(server, 500) as sockets:
+        sockets.open()
+        before = server.cpu_seconds()
+        time.sleep(size.idle_seconds)
+        return {"server_cpu": (server.cpu_seconds() - before) / size.idle_seconds * 100}
+
+
+@served
+def memory(server: Server, size: Size) -> Mapping[str, float]:
+    with idle_sockets(server, 1000) as sockets:
+        before = server.resident_bytes()
+        sockets.open()
+        return {"per_thousand": (server.resident_bytes() - before) / MIB, "before": before / MIB}
+
+
+@served
+def http(server: Server, size: Size) -> Mapping[str, float]:
+    seen = load(HttpLoad, "http", server, connections=50, seconds=size.seconds)
+    return {
+        "rate": seen.rate,
+        "p50": seen.latency.p50 * 1000,
+        "p99": seen.latency.p99 * 1000,
+        "client_cpu": seen.client_cpu * 100,
+    }
+
+
+CLIENT_CPU = Metric(name="client_cpu", title="client CPU", unit="%")
+LATENCIES = (
+    Metric(name="p50", title="p50", unit="ms", digits=3),
+    Metric(name="p99", title="p99", unit="ms", digits=3),
+)
+ECHO_METRICS = (
+    Metric(name="rate", title="echoes", unit="/s"),
+    *LATENCIES,
+    Metric(name="half_p50", title="half load p50", unit="ms", digits=3),
+    Metric(name="half_p99", title="half load p99", unit="ms", digits=3),
+    CLIENT_CPU,
+)
+BROADCAST_METRICS = (
+    Metric(name="to_last", title="to the last", unit="ms", digits=1),
+    Metric(name="best", title="best", unit="ms", digits=1),
+    CLIENT_CPU,
+)
+WEBSOCKET = ("bare", "ours-sync", "ours-async", "channels4-async", "channels4-sync")
+OURS = ("ours-sync", "ours-async")
+
+SCENARIOS: Mapping[str, Scenario] = {
+    scenario.name: scenario
+    for scenario in (
+        Scenario(
+            name="layer",
+            title="Memory layer: send and receive",
+            explanation="One message of 100 characters of text and three more keys, sent to a normal channel and taken "
+            "off it again, one at a time in one thread. Ours checks every value and copies.",
+            contestants=("ours-layer", "ours-layer-async", "channels4-layer"),
+            metrics=(Metric(name="pairs", title="pairs", unit="/s"),),
+            measure=layer,
+            baseline="channels4-layer",
+            targets=(Target(contestants=("ours-layer",), metric="pairs", bound="at least", value=200_000),),
+        ),
+        Scenario(
+            name="echo-1",
+            title="WebSocket echo, 1 connection",
+            explanation="Text frames of 100 bytes. The client sends the next frame when the echo of the last is there; "
+            "then, at half of the rate it reached, on schedule whatever comes back.",
+            contestants=(*WEBSOCKET, "channels4-ablation"),
+            metrics=ECHO_METRICS,
+            measure=echo(1),
+            baseline="bare",
+            targets=(Target(contestants=OURS, metric="p50", bound="at most", value=0.3),),
+        ),
+        Scenario(
+            name="echo-50",
+            title="WebSocket echo, 50 connections",
+            explanation="The same with 50 connections, each with one frame under way.",
+            contestants=(*WEBSOCKET, "channels4-ablation"),
+            metrics=ECHO_METRICS,
+            measure=echo(50),
+            baseline="bare",
+            targets=(
+                Target(
+                    contestants=OURS,
+                    metric="rate",
+                    bound="at least",
+                    value=0.55,
+                    relative_to="bare",
+                    aim=0.70,
+                ),
+            ),
+        ),
+        Scenario(
+            name="broadcast-1000",
+            title="Broadcast to 1,000 sockets",
+            explanation="One socket sends a text frame of 100 bytes, the application passes it to a group of 1,000; "
+            "milliseconds until the last of them has it. The bare application loops over its sockets.",
+            contestants=WEBSOCKET,
+            metrics=BROADCAST_METRICS,
+            measure=broadcast(1000),
+            baseline="bare",
+            targets=(
+                Target(contestants=OURS, metric="to_last", bound="at most", value=1.25, relative_to="bare"),
+            ),
+        ),
+        Scenario(
+            name="broadcast-10000",
+            title="Broadcast to 10,000 sockets",
+            explanation="The same with 10,000 sockets. The time of Channels 4 grows with the square of the group, "
+            "so one round has to do.",
+            contestants=("bare", "ours-sync", "ours-async", "channels4-async"),
+            metrics=BROADCAST_METRICS,
+            measure=broadcast(10_000),
+            baseline="bare",
+            targets=(
+                Target(contestants=OURS, metric="to_last", bound="at most", value=1.3, relative_to="bare"),
+            ),
+            once=("channels4-async",),
+        ),
+        Scenario(
+            name="connects",
+            title="Connection set-up",
+            explanation="TCP connect and WebSocket handshake up to the server's 101, 32 at a time; sockets stay open.",
+            contestants=WEBSOCKET,
+            metrics=(Metric(name="rate", title="connects", unit="/s"), *LATENCIES, CLIENT_CPU),
+            measure=connects,
+            baseline="bare",
+            targets=(Target(contestants=OURS, metric="rate", bound="at least", value=3000),),
+        ),
+        Scenario(
+            name="idle",
+            title="Idle CPU with 500 sockets",
+            explanation="Processor time of the server process while 500 open sockets are silent, in per cent of one "
+            "core. The server's own keepalive pings are in it.",
+            contestants=WEBSOCKET,
+            metrics=(Metric(name="server_cpu", title="server CPU", unit="%", digits=2),),
+            measure=idle,
+            baseline="bare",
+            targets=(Target(contestants=OURS, metric="server_cpu", bound="at most", value=1.0),),
+        ),
+        Scenario(
+            name="memory",
+            title="Memory of 1,000 idle sockets",
+            explanation="Growth of the server's resident set from none to 1,000 open sockets, after it has been warmed "
+            "up with 20.",
+            contestants=WEBSOCKET,
+            metrics=(
+                Metric(name="per_thousand", title="per 1,000 sockets", unit="MiB", digits=1),
+                Metric(name="before", title="without sockets", unit="MiB", digits=1),
+            ),
+            measure=memory,
+            baseline="bare",
+            targets=(Target(contestants=OURS, metric="per_thousand", bound="at most", value=20.0),),
+        ),
+        Scenario(
+            name="http",
+            title="HTTP hello world",
+            explanation="GET / on 50 kept connections. Ours through the layer means interface, layer, worker thread, "
+            "router, Django's URL resolver and view, and the way back.",
+            contestants=("bare", "ours-sync", "ours-in-process", "django-asgi", "django-asgi-async"),
+            metrics=(Metric(name="rate", title="requests", unit="/s"), *LATENCIES, CLIENT_CPU),
+            measure=http,
+            baseline="django-asgi",
+            targets=(
+                Target(
+                    contestants=("ours-sync",),
+                    metric="rate",
+                    bound="at least",
+                    value=3.0,
+                    relative_to="django-asgi",
+                ),
+            ),
+        ),
+    )
+}
