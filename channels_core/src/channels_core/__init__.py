@@ -1,0 +1,77 @@
+"""Channels, consumers and layers: the core, which knows nothing of Django."""
+
+from channels_core.channel import Channel, Group
+from channels_core.channel_layer import DEFAULT_CHANNEL_LAYER, ChannelLayer, ChannelLayers, channel_layers
+from channels_core.config import Config, InterfaceConfig, LayerConfig, WorkerConfig
+from channels_core.exceptions import (
+    BlockingCallError,
+    BrokenPluginError,
+    ChannelFull,
+    ChannelsError,
+    ChannelSocketException,
+    ConfigurationError,
+    ConflictingPluginsError,
+    ConsumeLater,
+    ConsumerControl,
+    DenyConnection,
+    IncompatiblePluginError,
+    InvalidChannelLayerError,
+    InvalidMessageError,
+    InvalidNameError,
+    InvalidRouteError,
+    LayerUnavailable,
+    MessageTooLarge,
+    PluginError,
+    RequestAborted,
+    RequestTimeout,
+    ResponseLater,
+    SendUncertain,
+    SessionExists,
+    UnknownPluginError,
+    WebsocketCloseException,
+)
+from channels_core.hookspecs import hookimpl
+from channels_core.message import Message
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DEFAULT_CHANNEL_LAYER",
+    "BlockingCallError",
+    "BrokenPluginError",
+    "Channel",
+    "ChannelFull",
+    "ChannelLayer",
+    "ChannelLayers",
+    "ChannelSocketException",
+    "ChannelsError",
+    "Config",
+    "ConfigurationError",
+    "ConflictingPluginsError",
+    "ConsumeLater",
+    "ConsumerControl",
+    "DenyConnection",
+    "Group",
+    "IncompatiblePluginError",
+    "InterfaceConfig",
+    "InvalidChannelLayerError",
+    "InvalidMessageError",
+    "InvalidNameError",
+    "InvalidRouteError",
+    "LayerConfig",
+    "LayerUnavailable",
+    "Message",
+    "MessageTooLarge",
+    "PluginError",
+    "RequestAborted",
+    "RequestTimeout",
+    "ResponseLater",
+    "SendUncertain",
+    "SessionExists",
+    "UnknownPluginError",
+    "WebsocketCloseException",
+    "WorkerConfig",
+    "__version__",
+    "channel_layers",
+    "hookimpl",
+]

@@ -1,0 +1,157 @@
+"""Channel and Group: the names that messages are sent to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from channels_core.channel_layer import DEFAULT_CHANNEL_LAYER, ChannelLayer, channel_layers
+from channels_core.held import current_held
+
+if TYPE_CHECKING:
+    from channels_core.layers import Send
+
+__all__ = ["Channel", "Group"]
+
+
+class _Target:
+    """A name on a layer. ``channel_layer`` wins over ``alias`` unless it is falsy; names are checked when used."""
+
+    __slots__ = ("_alias", "_layer", "name")
+
+    def __init__(
+        self, name: str | bytes, alias: str = DEFAULT_CHANNEL_LAYER, channel_layer: ChannelLayer | None = None
+    ) -> None:
+        self.name: str = name.decode("ascii") if isinstance(name, bytes) else name
+        self._alias = alias
+        self._layer = channel_layer
+
+    @property
+    def channel_layer(self) -> ChannelLayer:
+        """The layer that messages go through."""
+        return self._layer or channel_layers[self._alias]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r})"
+
+
+def _hold(layer: ChannelLayer, send: Send) -> bool:
+    """Queue ``send`` with the running consumer's other sends; false where there is no run."""
+    held = current_held.get()
+    return held is not None and held.append(layer, send)
+
+
+class Channel(_Target):
+    """A channel by name. Attributes: ``name``, ``channel_layer``."""
+
+    __slots__ = ()
+
+    def send(
+        self,
+        content: dict[str, Any],
+        immediately: bool = False,
+        *,
+        headers: Mapping[str, str | int] | None = None,
+    ) -> None:
+        """Send ``content``, which is checked and copied now.
+
+        Inside a consumer the message is held and leaves, in the order of the calls, when the consumer has ended, also
+        by an exception; ``immediately`` sends it now, past what is held. Outside a consumer it always leaves now.
+
+        Raises ``InvalidNameError``, ``InvalidMessageError``, ``MessageTooLarge``; when it leaves now, also
+        ``ChannelFull`` and ``LayerUnavailable``.
+        """
+        layer = self._layer or channel_layers[self._alias]
+        send = layer.prepare(self.name, content, headers)
+        if immediately or not _hold(layer, send):
+            layer.deliver(send)
+
+    async def asend(
+        self,
+        content: dict[str, Any],
+        immediately: bool = False,
+        *,
+        headers: Mapping[str, str | int] | None = None,
+    ) -> None:
+        """:meth:`send`."""
+        layer = self._layer or channel_layers[self._alias]
+        send = layer.prepare(self.name, content, headers)
+        if immediately or not _hold(layer, send):
+            await layer.adeliver(send)
+
+
+class Group(_Target):
+    """A group of channels by name. Attributes: ``name``, ``channel_layer``."""
+
+    __slots__ = ()
+
+    def add(self, channel: Channel | str) -> None:
+        """Make ``channel`` a member, at once, also inside a consumer; what is held when it returns reaches it.
+
+        Nothing happens where it is a member already, but that its time starts anew.
+        """
+        self.channel_layer.group_add(self.name, _name_of(channel))
+
+    async def aadd(self, channel: Channel | str) -> None:
+        """:meth:`add`."""
+        await self.channel_layer.agroup_add(self.name, _name_of(channel))
+
+    def discard(self, channel: Channel | str) -> None:
+        """End the membership of ``channel``, at once; nothing happens where it is no member."""
+        self.channel_layer.group_discard(self.name, _name_of(channel))
+
+    async def adiscard(self, channel: Channel | str) -> None:
+        """:meth:`discard`."""
+        await self.channel_layer.agroup_discard(self.name, _name_of(channel))
+
+    def send(
+        self,
+        content: dict[str, Any],
+        immediately: bool = False,
+        *,
+        headers: Mapping[str, str | int] | None = None,
+    ) -> None:
+        """Send ``content`` to every member; held inside a consumer as :meth:`Channel.send`.
+
+        Never raises ``ChannelFull``: members that are full are skipped and counted.
+        """
+        layer = self._layer or channel_layers[self._alias]
+        send = layer.prepare_group(self.name, content, headers)
+        if immediately or not _hold(layer, send):
+            layer.deliver(send)
+
+    async def asend(
+        self,
+        content: dict[str, Any],
+        immediately: bool = False,
+        *,
+        headers: Mapping[str, str | int] | None = None,
+    ) -> None:
+        """:meth:`send`."""
+        layer = self._layer or channel_layers[self._alias]
+        send = layer.prepare_group(self.name, content, headers)
+        if immediately or not _hold(layer, send):
+            await layer.adeliver(send)
+
+    def channels(self) -> list[str]:
+        """The members' names, in no order."""
+        return self.channel_layer.group_channels(self.name)
+
+    async def achannels(self) -> list[str]:
+        """:meth:`channels`."""
+        return await self.channel_layer.agroup_channels(self.name)
+
+    def count(self) -> int:
+        """How many members there are."""
+        return self.channel_layer.group_count(self.name)
+
+    async def acount(self) -> int:
+        """:meth:`count`."""
+        return await self.channel_layer.agroup_count(self.name)
+
+
+def _name_of(channel: Channel | str) -> str:
+    return channel.name if isinstance(channel, Channel) else channel

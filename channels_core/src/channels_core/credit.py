@@ -1,0 +1,39 @@
+"""Credit: the flow control between an interface server and the consumers of one connection.
+
+The interface puts a connection's reply channel into the header ``c-credit`` of what it sends for it, and sends no
+more than its window until credits come back. Whoever ends such a message for good returns its credit: as a header on
+the run's last message to that connection, or as an empty message of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from channels_core.headers import CREDIT, CREDITED
+from channels_core.layers import Send
+
+__all__ = ["credit_of", "credit_send", "with_credit"]
+
+
+def credit_of(headers: Mapping[str, str | int]) -> str | None:
+    """The reply channel that wants a credit back for a message with ``headers``, if any."""
+    channel = headers.get(CREDIT)
+    return channel if isinstance(channel, str) else None
+
+
+def credit_send(channel: str) -> Send:
+    """A message that carries nothing but one credit for ``channel``."""
+    return Send(channel, {}, {CREDITED: channel[channel.find("!") + 1 :]}, 0)
+
+
+def with_credit(sends: Sequence[Send], channel: str) -> list[Send]:
+    """``sends`` with one credit for ``channel`` added: on the last send to it, else as a send of its own."""
+    carried = list(sends)
+    for index in range(len(carried) - 1, -1, -1):
+        send = carried[index]
+        if send.channel == channel and not send.is_group:
+            local = channel[channel.find("!") + 1 :]
+            carried[index] = Send(send.channel, send.content, {**send.headers, CREDITED: local}, send.size)
+            return carried
+    carried.append(credit_send(channel))
+    return carried

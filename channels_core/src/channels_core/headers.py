@@ -1,0 +1,28 @@
+"""The message headers that the framework itself writes and reads.
+
+Headers travel beside the content, ``str`` to ``str`` or ``int``; layers carry them unread and consumers see
+them only as ``message.headers``. Names beginning with ``c-`` are ours. Between releases headers are only
+ever added; one that is not known is kept and ignored.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = ["CREDIT", "CREDITED", "RETRIES_KEY", "SENT_AT", "TRACE", "VERSION", "WIRE_VERSION"]
+
+WIRE_VERSION: Final = 1
+
+VERSION: Final = "c-v"
+"""Wire version (int); a message without it is version 1."""
+SENT_AT: Final = "c-at"
+"""When it was sent: milliseconds since the epoch by the sender's clock (int)."""
+CREDIT: Final = "c-credit"
+"""The message is under flow control: full name of the connection's reply channel (str)."""
+CREDITED: Final = "c-credited"
+"""One credit goes back to the connection whose reply channel has this local part (str)."""
+TRACE: Final = "c-trace"
+"""W3C ``traceparent`` of the sender, where it has one (str)."""
+
+RETRIES_KEY: Final = "__retries__"
+"""Content key that counts ConsumeLater; part of the content since consumers may look at it."""

@@ -1,0 +1,321 @@
+"""Message values: the one normaliser that every layer shares, and the Message that consumers receive.
+
+What a message may carry is settled here, at the call that sends it, so that no codec of any layer ever has to
+guess and no receiver ever shares mutable state with the sender.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import ItemsView, KeysView, Mapping, ValuesView
+from math import isfinite
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from channels_core.exceptions import InvalidMessageError
+
+if TYPE_CHECKING:
+    from channels_core.channel import Channel
+    from channels_core.channel_layer import ChannelLayer
+
+__all__ = ["MAX_DEPTH", "Message", "check_headers", "normalise"]
+
+MAX_DEPTH: Final = 64
+_INT_MIN: Final = -(2**63)
+_INT_MAX: Final = 2**63 - 1
+_RESERVED: Final = "__asgi_channel__"
+_ALLOWED: Final = (
+    "A message holds dicts with text keys, lists, text, bytes, integers of 64 bits, finite floats, booleans"
+    " and None"
+)
+
+_packed = msgspec.msgpack.Encoder().encode
+
+
+class _BadValue(Exception):
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        self.path: list[str | int] = []
+
+
+def normalise(content: object) -> tuple[dict[str, Any], int]:
+    """Check ``content`` and return a copy made of plain types, with its approximate size in bytes.
+
+    Subclasses of allowed types become the plain type (safe strings, enums with a plain base, ordered dicts),
+    tuples become lists and lazy translations are forced. The copy shares nothing mutable with ``content``.
+
+    Raises :class:`InvalidMessageError`, naming the key path, for anything no layer could carry: other types
+    (datetime, UUID, Decimal, set), NaN and infinities, integers over 64 bits, lone surrogates, keys that are
+    not text, nesting deeper than 64, and the reserved key ``__asgi_channel__``.
+    """
+    if not isinstance(content, dict):
+        raise InvalidMessageError(
+            f"A message is a dict, not {type(content).__name__}: {content!r:.80}. {_ALLOWED}."
+        )
+    size = 16
+    plain: dict[str, Any] = {}
+    key: Any = None
+    try:
+        for key, value in content.items():
+            if type(key) is not str:
+                key = _key(key)
+            elif not key.isascii():
+                _utf8_size(key)
+            kind = type(value)
+            if kind is str:
+                size += len(value) if value.isascii() else _utf8_size(value)
+                plain[key] = value
+            elif kind is bytes:
+                size += len(value)
+                plain[key] = value
+            elif value is None or kind is bool or (kind is int and _INT_MIN <= value <= _INT_MAX):
+                plain[key] = value
+            else:
+                value = plain[key] = _value(value, 2)
+                size += len(_packed(value))
+            size += len(key) + 8
+    except _BadValue as bad:
+        bad.path.append(key)
+        raise InvalidMessageError(_describe(bad)) from None
+    if _RESERVED in plain:
+        raise InvalidMessageError(
+            f"The key {_RESERVED!r} is reserved for layers: leave it out of the message."
+        )
+    return plain, size
+
+
+def _value(value: Any, depth: int) -> Any:
+    kind = type(value)
+    if kind is str:
+        if not value.isascii():
+            _utf8_size(value)
+        return value
+    if kind is bytes or kind is bool or value is None:
+        return value
+    if kind is int:
+        if not _INT_MIN <= value <= _INT_MAX:
+            raise _BadValue(f"the integer {value!r:.30} does not fit into 64 bits; send it as text")
+        return value
+    if kind is float:
+        if not isfinite(value):
+            raise _BadValue(f"the float {value!r} is not finite; send None or text")
+        return value
+    if kind is list or kind is tuple:
+        return _list(value, depth)
+    if kind is dict:
+        return _dict(value, depth)
+    return _plain(value, depth)
+
+
+def _list(value: Any, depth: int) -> list[Any]:
+    if depth > MAX_DEPTH:
+        raise _BadValue(f"it is nested deeper than {MAX_DEPTH}")
+    plain = []
+    index = 0
+    try:
+        for index, item in enumerate(value):
+            plain.append(_value(item, depth + 1))
+    except _BadValue as bad:
+        bad.path.append(index)
+        raise
+    return plain
+
+
+def _dict(value: Any, depth: int) -> dict[str, Any]:
+    if depth > MAX_DEPTH:
+        raise _BadValue(f"it is nested deeper than {MAX_DEPTH}")
+    plain = {}
+    key: Any = None
+    try:
+        for key, item in value.items():
+            if type(key) is not str:
+                key = _key(key)
+            elif not key.isascii():
+                _utf8_size(key)
+            plain[key] = _value(item, depth + 1)
+    except _BadValue as bad:
+        bad.path.append(key)
+        raise
+    return plain
+
+
+def _key(key: object) -> str:
+    if isinstance(key, str):
+        key = str.__str__(key)
+        _utf8_size(key)
+        return key
+    if _is_lazy_text(key):
+        return _key(str(key))
+    raise _BadValue(f"the key {key!r:.80} is {type(key).__name__}, not text")
+
+
+def _plain(value: Any, depth: int) -> Any:
+    """The slow path: a subclass of an allowed type, a lazy string, or an error."""
+    if isinstance(value, str):
+        return _value(str.__str__(value), depth)
+    if isinstance(value, bytes):
+        return b"".join((value,))
+    if isinstance(value, int):
+        return _value(int.__int__(value), depth)
+    if isinstance(value, float):
+        return _value(float.__float__(value), depth)
+    if isinstance(value, dict):
+        return _dict(value, depth)
+    if isinstance(value, list | tuple):
+        return _list(value, depth)
+    if _is_lazy_text(value):
+        return _value(str(value), depth)
+    remedy = {
+        "bytearray": "send bytes(value)",
+        "memoryview": "send bytes(value)",
+        "datetime": "send value.isoformat()",
+        "date": "send value.isoformat()",
+        "UUID": "send str(value)",
+        "Decimal": "send str(value)",
+        "set": "send a list",
+        "frozenset": "send a list",
+    }.get(type(value).__name__, "turn it into one of these before sending")
+    raise _BadValue(f"{value!r:.80} is {type(value).__name__}; {remedy}")
+
+
+def _utf8_size(text: str) -> int:
+    try:
+        return len(text.encode())
+    except UnicodeEncodeError:
+        raise _BadValue(f"the text {text!r:.80} has a lone surrogate, which UTF-8 cannot carry") from None
+
+
+def _is_lazy_text(value: object) -> bool:
+    functional = sys.modules.get("django.utils.functional")
+    return functional is not None and isinstance(value, functional.Promise)
+
+
+def _describe(bad: _BadValue) -> str:
+    steps = [str(step) if isinstance(step, int) else repr(step) for step in reversed(bad.path)]
+    if len(steps) > 8:
+        steps = [*steps[:4], "...", *steps[-3:]]
+    path = "".join(f"[{step}]" for step in steps)
+    return f"The message cannot be sent: at {path}, {bad.reason}. {_ALLOWED}."
+
+
+def check_headers(headers: Mapping[str, str | int]) -> dict[str, str | int]:
+    """Return a copy of ``headers``: text to text or 64-bit int; names of ours start with ``c-``.
+
+    Raises :class:`InvalidMessageError` for anything else.
+    """
+    plain: dict[str, str | int] = {}
+    for name, value in headers.items():
+        good_value = (isinstance(value, str) and _is_encodable(value)) or (
+            isinstance(value, int) and not isinstance(value, bool) and _INT_MIN <= value <= _INT_MAX
+        )
+        if not (isinstance(name, str) and name and name.isascii() and good_value):
+            raise InvalidMessageError(
+                f"The header {name!r:.80}: {value!r:.80} cannot be sent: a header name is ASCII text, its value text or"
+                " an integer of 64 bits. Put anything else into the content."
+            )
+        plain[name] = value
+    return plain
+
+
+def _is_encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+class Message:
+    """What a consumer gets: the content of one message and where it came from.
+
+    Attributes: ``content`` (the dict), ``channel`` (the :class:`Channel` it was received on, or ``None`` for a
+    message made by hand), ``reply_channel`` (a :class:`Channel`, or ``None`` where the content has no
+    ``reply_channel`` or an empty one), ``channel_layer``, ``headers`` (what travelled beside the content) and
+    ``attempt`` (1 for a first delivery). Consumers and decorators may hang further attributes on it.
+
+    Behaves like the content dict for ``[]``, ``in``, ``get``, ``keys``, ``values`` and ``items``; it has no
+    length and is not iterable.
+    """
+
+    attempt: int
+    headers: dict[str, str | int]
+
+    def __init__(
+        self,
+        content: dict[str, Any],
+        channel_name: str | None,
+        channel_layer: ChannelLayer | None,
+        *,
+        headers: dict[str, str | int] | None = None,
+        attempt: int = 1,
+    ) -> None:
+        self.content = content
+        self.channel_layer = channel_layer
+        self.headers = {} if headers is None else headers
+        self.attempt = attempt
+        self._channel_name = channel_name
+
+    # Channel objects are made when asked for: most consumers never look at .channel.
+    def __getattr__(self, name: str) -> Any:
+        if name == "reply_channel":
+            reply_channel = self._channel_from(self.content.get("reply_channel"))
+            self.reply_channel = reply_channel
+            return reply_channel
+        if name == "channel":
+            channel = self._channel_from(self._channel_name)
+            self.channel = channel
+            return channel
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    if TYPE_CHECKING:
+        channel: Channel | None
+        reply_channel: Channel | None
+
+    def _channel_from(self, name: str | None) -> Channel | None:
+        if not name:
+            return None
+        from channels_core.channel import Channel
+
+        return Channel(name, channel_layer=self.channel_layer)
+
+    def __getitem__(self, key: str) -> Any:
+        return self.content[key]
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self.content[key] = value
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.content
+
+    __iter__ = None  # without it, Python would fall back to calling __getitem__ with 0, 1, ...
+
+    def keys(self) -> KeysView[str]:
+        """The content's keys."""
+        return self.content.keys()
+
+    def values(self) -> ValuesView[Any]:
+        """The content's values."""
+        return self.content.values()
+
+    def items(self) -> ItemsView[str, Any]:
+        """The content's pairs."""
+        return self.content.items()
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The content's value for ``key``, or ``default``."""
+        return self.content.get(key, default)
+
+    def copy(self) -> Message:
+        """A message with a deep copy of the content and none of the attributes hung on this one."""
+        return type(self)(
+            copy.deepcopy(self.content),
+            self._channel_name,
+            self.channel_layer,
+            headers=dict(self.headers),
+            attempt=self.attempt,
+        )
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} on {self._channel_name!r} with {sorted(map(str, self.content))}>"

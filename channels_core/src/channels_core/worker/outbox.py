@@ -1,0 +1,256 @@
+"""Sending what consumers leave behind, and trying again what was refused, off their threads."""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import random
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from itertools import count
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from channels_core.credit import credit_send
+from channels_core.exceptions import LayerUnavailable
+from channels_core.headers import CREDITED
+from channels_core.layers import Outcome, Send, Settlement, Turn, Verdict
+from channels_core.names import redact
+
+if TYPE_CHECKING:
+    from channels_core.channel_layer import ChannelLayer
+    from channels_core.config import WorkerConfig
+    from channels_core.worker.runs import FinishedRun
+
+__all__ = ["Outbox"]
+
+logger = logging.getLogger("channels.worker")
+
+_LONGEST_PAUSE = 0.5
+
+
+class _Refused:
+    """Sends of one run that found no room, in order, and what waits for them."""
+
+    __slots__ = ("deadline", "layer", "pause", "sends", "settlement")
+
+    def __init__(
+        self,
+        layer: ChannelLayer,
+        sends: list[Send],
+        settlement: Settlement | None,
+        deadline: float,
+        pause: float,
+    ) -> None:
+        self.layer = layer
+        self.sends = sends
+        self.settlement = settlement
+        self.deadline = deadline
+        self.pause = pause
+
+
+class Outbox:
+    """Sends and settles finished runs; thread-safe.
+
+    A refused send is tried again in a thread of this object's own until ``send_retry_time`` is over, and later sends
+    of the run to the same channel wait behind it. Then an at-most-once input's sends are dropped, counted and logged,
+    and an at-least-once input is released, to be run again.
+    """
+
+    def __init__(self, layer: ChannelLayer, config: WorkerConfig) -> None:
+        self._layer = layer
+        self._backend = layer.backend
+        self._config = config
+        self._condition = threading.Condition()
+        self._queue: list[tuple[float, int, _Refused]] = []
+        self._serial = count()
+        self._thread: threading.Thread | None = None
+        self._is_trying = False
+        self._is_stopping = False
+
+    # The usual way.
+
+    def finish(self, run: FinishedRun) -> None:
+        """Send and settle one run on a backend that does not wait."""
+        if run.requeue is not None:
+            self._backend.settle((run.requeue,))
+        sends = run.sends
+        if sends:
+            if len(sends) == 1:
+                outcome = self._backend.send_one(sends[0])
+                if outcome is not Outcome.SENT:
+                    self.take_outcomes(run, (outcome,))
+                    return
+            else:
+                self.take_outcomes(run, self._backend.send_batch(sends))
+                return
+        if run.settlement is not None:
+            self._backend.settle((run.settlement,))
+        if run.foreign:
+            self.send_foreign(run)
+
+    def take_outcomes(
+        self, run: FinishedRun, outcomes: Sequence[Outcome], *, is_settled: bool = False
+    ) -> None:
+        """Look after the sends of ``run`` that did not arrive; settle it when all did and nobody has."""
+        refused = []
+        for send, outcome in zip(run.sends, outcomes, strict=True):
+            if outcome is Outcome.SENT:
+                continue
+            if outcome is Outcome.FULL or (outcome is Outcome.UNCERTAIN and run.delivery.is_leased):
+                refused.append(send)
+            else:
+                self._log_lost(self._layer, send, outcome)
+        if refused:
+            self._try_later(self._layer, refused, run.settlement)
+        elif run.settlement is not None and not is_settled:
+            self._backend.settle((run.settlement,))
+        if run.foreign:
+            self.send_foreign(run)
+
+    def turns_of(self, runs: Sequence[FinishedRun]) -> list[Turn]:
+        """The runs as the layer's exchange takes them."""
+        return [Turn(run.sends, run.settlement) for run in runs]
+
+    def requeue_first(self, runs: Sequence[FinishedRun]) -> None:
+        """Put back what goes back before the sends of its run."""
+        requeued = [run.requeue for run in runs if run.requeue is not None]
+        if requeued:
+            self._backend.settle(requeued)
+
+    def unavailable(self, runs: Sequence[FinishedRun]) -> None:
+        """The engine was away: keep the runs' sends, in order, and try again."""
+        for run in runs:
+            if run.sends or run.settlement is not None:
+                self._try_later(self._layer, list(run.sends), run.settlement)
+            if run.foreign:
+                self.send_foreign(run)
+
+    def send_foreign(self, run: FinishedRun) -> None:
+        """Send what a consumer sent to other layers than the one it was called from."""
+        by_layer: dict[int, tuple[ChannelLayer, list[Send]]] = {}
+        for layer, send in run.foreign:
+            by_layer.setdefault(id(layer), (layer, []))[1].append(send)
+        for layer, sends in by_layer.values():
+            try:
+                outcomes = layer.backend.send_batch(sends)
+            except LayerUnavailable:
+                self._try_later(layer, sends, None)
+                continue
+            refused = []
+            for send, outcome in zip(sends, outcomes, strict=True):
+                if outcome is Outcome.FULL:
+                    refused.append(send)
+                elif outcome is not Outcome.SENT:
+                    self._log_lost(layer, send, outcome)
+            if refused:
+                self._try_later(layer, refused, None)
+
+    # The second tries.
+
+    def _try_later(self, layer: ChannelLayer, sends: list[Send], settlement: Settlement | None) -> None:
+        now = monotonic()
+        refused = _Refused(
+            layer, sends, settlement, now + self._config.send_retry_time, self._config.send_retry_interval
+        )
+        with self._condition:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._try_again, name="channels-outbox", daemon=True)
+                self._thread.start()
+            heapq.heappush(self._queue, (now + refused.pause, next(self._serial), refused))
+            self._condition.notify_all()
+
+    def _try_again(self) -> None:
+        while True:
+            with self._condition:
+                while not self._queue:
+                    if self._is_stopping:
+                        return
+                    self._condition.wait()
+                due, _, refused = self._queue[0]
+                now = monotonic()
+                if due > now:
+                    self._condition.wait(due - now)
+                    continue
+                heapq.heappop(self._queue)
+                self._is_trying = True
+            try:
+                self._try(refused)
+            except Exception:
+                logger.exception("Second tries of a consumer's sends failed; they are dropped.")
+            finally:
+                with self._condition:
+                    self._is_trying = False
+                    self._condition.notify_all()
+
+    def _try(self, refused: _Refused) -> None:
+        layer, backend = refused.layer, refused.layer.backend
+        is_leased = refused.settlement is not None and refused.settlement.delivery.is_leased
+        try:
+            outcomes = backend.send_batch(refused.sends) if refused.sends else []
+        except LayerUnavailable:
+            left = refused.sends
+        else:
+            left = []
+            for send, outcome in zip(refused.sends, outcomes, strict=True):
+                if outcome is Outcome.FULL or (outcome is Outcome.UNCERTAIN and is_leased):
+                    left.append(send)
+                elif outcome is Outcome.SENT:
+                    layer.counters.retried += 1
+                else:
+                    self._log_lost(layer, send, outcome)
+            if not left:
+                if refused.settlement is not None:
+                    backend.settle((refused.settlement,))
+                return
+        if monotonic() < refused.deadline:
+            refused.sends = left
+            refused.pause = min(refused.pause * 2, _LONGEST_PAUSE)
+            due = min(monotonic() + refused.pause * random.uniform(0.75, 1.25), refused.deadline)  # jitter
+            with self._condition:
+                heapq.heappush(self._queue, (due, next(self._serial), refused))
+            return
+        self._give_up(refused, left)
+
+    def _give_up(self, refused: _Refused, left: list[Send]) -> None:
+        layer, settlement = refused.layer, refused.settlement
+        if settlement is not None:
+            logger.error(
+                "%d messages of a consumer found no room within %.1f s, so its input on %r is released and will be run"
+                " again; the first was for %r.",
+                len(left),
+                self._config.send_retry_time,
+                redact(settlement.delivery.channel),
+                redact(left[0].channel) if left else None,
+            )
+            with suppress(LayerUnavailable):  # the lease runs out by itself
+                layer.backend.settle((Settlement(settlement.delivery, Verdict.RELEASE, is_begun=True),))
+            return
+        layer.counters.dropped += len(left)
+        logger.error(
+            "%d messages of a consumer are dropped: no room within %.1f s; the first was for %r. Add readers, or raise"
+            " channel_capacity.",
+            len(left),
+            self._config.send_retry_time,
+            redact(left[0].channel),
+        )
+        owed = [credit_send(send.channel) for send in left if CREDITED in send.headers and send.content]
+        if owed:
+            with suppress(LayerUnavailable):  # the interface's credit_timeout covers it
+                layer.backend.send_batch(owed)
+
+    def _log_lost(self, layer: ChannelLayer, send: Send, outcome: Outcome) -> None:
+        if outcome is Outcome.GONE:
+            return  # the backend counted it; a socket that closed meanwhile is no news
+        layer.counters.dropped += 1
+        logger.error("A consumer's message for %r is dropped: %s.", redact(send.channel), outcome.value)
+        if CREDITED in send.headers and send.content:
+            self._try_later(layer, [credit_send(send.channel)], None)
+
+    def stop(self, timeout: float) -> bool:
+        """Wait until second tries have ended, at most ``timeout`` seconds; whether they have."""
+        with self._condition:
+            self._is_stopping = True
+            self._condition.notify_all()
+            return self._condition.wait_for(lambda: not self._queue and not self._is_trying, timeout)

@@ -1,0 +1,399 @@
+"""What reads messages and runs their consumers: threads, and an event loop for async-only channels."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import threading
+from collections import deque
+from collections.abc import Coroutine, Sequence
+from contextlib import suppress
+from time import monotonic, perf_counter
+from typing import TYPE_CHECKING, Any
+
+from channels_core.exceptions import LayerUnavailable
+from channels_core.layers import Delivery, Settlement, Verdict
+
+if TYPE_CHECKING:
+    from channels_core.channel_layer import ChannelLayer
+    from channels_core.config import WorkerConfig
+    from channels_core.worker.outbox import Outbox
+    from channels_core.worker.runs import FinishedRun, Runner
+
+__all__ = ["LoopReader", "Outage", "ThreadReader"]
+
+logger = logging.getLogger("channels.worker")
+
+_WAIT = 5.0
+"""Longest wait for a message, seconds. Readers are woken to stop; this only bounds the cost of a lost wake-up."""
+_LARGEST_BATCH = 256
+_QUICK = 0.0005
+"""Handlers quicker than this may share a round trip to the engine with the next one."""
+_LONGEST_PAUSE = 5.0
+
+
+class Outage:
+    """One log line when the engine goes away and one when it is back, whichever readers notice."""
+
+    def __init__(self, layer: ChannelLayer) -> None:
+        self._layer = layer
+        self._lock = threading.Lock()
+        self._is_away = False
+
+    def begin(self, error: LayerUnavailable) -> None:
+        with self._lock:
+            if self._is_away:
+                return
+            self._is_away = True
+        logger.error("The layer %r is away, workers wait and try again: %s", self._layer.alias, error)
+
+    def end(self) -> None:
+        if not self._is_away:
+            return
+        with self._lock:
+            if not self._is_away:
+                return
+            self._is_away = False
+        logger.info("The layer %r is back.", self._layer.alias)
+
+
+class ThreadReader:
+    """Reads the channels that have synchronous consumers, in a thread of its own.
+
+    It takes no more messages than it can begin within ``prefetch_time``. :meth:`relieve`, called by the worker's
+    watchdog, gives back what waits behind a slow handler.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        channels: Sequence[str],
+        layer: ChannelLayer,
+        runner: Runner,
+        outbox: Outbox,
+        config: WorkerConfig,
+        outage: Outage,
+    ) -> None:
+        self._channels = tuple(channels)
+        self._backend = layer.backend
+        self._runner = runner
+        self._outbox = outbox
+        self._config = config
+        self._outage = outage
+        self.process: str | None = None
+        self.must_stop = False
+        """Whether a consumer asked for the worker's end."""
+        self._is_stopping = False
+        self._in_hand: deque[Delivery] = deque()
+        self._current: Delivery | None = None
+        self._since = 0.0
+        self._finished: list[FinishedRun] = []
+        self._flushing = threading.Lock()
+        self._handler_time = config.prefetch_time or 0.002
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = threading.Thread(target=self._read, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Begin reading."""
+        self._thread.start()
+
+    def ask_to_stop(self) -> None:
+        """Finish the message in hand, give back the others, end."""
+        self._is_stopping = True
+
+    def join(self, timeout: float) -> bool:
+        """Wait for the end; whether it came."""
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a consumer is running."""
+        return self._current is not None
+
+    def _read(self) -> None:
+        pause = 0.05
+        try:
+            while not self._is_stopping:
+                try:
+                    deliveries = self._backend.receive_batch(
+                        self._channels, limit=self._batch_size(), timeout=_WAIT, process=self.process
+                    )
+                    while deliveries and not self._is_stopping:
+                        deliveries = self._work(deliveries)
+                    self._release(deliveries)
+                    self._outage.end()
+                    pause = 0.05
+                except LayerUnavailable as error:
+                    self._outage.begin(error)
+                    _sleep_unless_stopping(self, pause * random.uniform(0.5, 1.0))  # jitter
+                    pause = min(pause * 2, _LONGEST_PAUSE)
+                except Exception:
+                    logger.exception("Reading messages failed; trying again in %.1f s.", pause)
+                    _sleep_unless_stopping(self, pause)
+                    pause = min(pause * 2, _LONGEST_PAUSE)
+        finally:
+            if self._loop is not None:
+                self._loop.close()
+
+    def _batch_size(self) -> int:
+        return max(1, min(_LARGEST_BATCH, int(self._config.prefetch_time / self._handler_time)))
+
+    def _work(self, deliveries: list[Delivery]) -> list[Delivery]:
+        """Run the consumers of ``deliveries``; what the last one's round trip brought back."""
+        in_hand = self._in_hand
+        in_hand.extend(deliveries)
+        begin, run_consumer = self._runner.begin, self._runner.run
+        waits = self._backend.is_waiting
+        started = perf_counter()
+        while in_hand and not self._is_stopping:
+            try:
+                delivery = in_hand.popleft()
+            except IndexError:  # the watchdog gave it back
+                break
+            self._since = started
+            self._current = delivery
+            run = begin(delivery)
+            if run.call is not None and run.call.is_async:
+                finished = self._run_async(self._runner.arun(run))
+            else:
+                finished = run_consumer(run)
+            self._current = None
+            now = perf_counter()
+            took = now - started
+            started = now
+            self._handler_time += (took - self._handler_time) * 0.1
+            if finished.must_stop:
+                self.must_stop = self._is_stopping = True
+            if waits:
+                with self._flushing:
+                    self._finished.append(finished)
+                if not in_hand and not self._is_stopping:
+                    return self._exchange()
+                if took > _QUICK:
+                    self._flush()
+            else:
+                self._send(finished)
+        if self._is_stopping:
+            self._release(in_hand)
+        if waits:
+            self._flush()
+        return []
+
+    def _send(self, finished: FinishedRun) -> None:
+        try:
+            self._outbox.finish(finished)
+        except LayerUnavailable as error:
+            self._outage.begin(error)
+            self._outbox.unavailable((finished,))
+
+    def _exchange(self) -> list[Delivery]:
+        """The batch's sends and settlements and the next messages, in one round trip where the engine can."""
+        with self._flushing:
+            finished, self._finished = self._finished, []
+            try:
+                self._outbox.requeue_first(finished)
+                exchange = self._backend.exchange(
+                    self._outbox.turns_of(finished),
+                    self._channels,
+                    limit=self._batch_size(),
+                    timeout=_WAIT,
+                    process=self.process,
+                )
+            except LayerUnavailable:
+                self._outbox.unavailable(finished)
+                raise
+        for run, outcomes in zip(finished, exchange.outcomes, strict=True):
+            self._outbox.take_outcomes(run, outcomes, is_settled=True)
+        return exchange.deliveries
+
+    def _flush(self) -> None:
+        with self._flushing:
+            finished, self._finished = self._finished, []
+            if not finished:
+                return
+            try:
+                self._outbox.requeue_first(finished)
+                exchange = self._backend.exchange(self._outbox.turns_of(finished), (), limit=0, timeout=0)
+            except LayerUnavailable as error:
+                self._outage.begin(error)
+                self._outbox.unavailable(finished)
+                return
+        for run, outcomes in zip(finished, exchange.outcomes, strict=True):
+            self._outbox.take_outcomes(run, outcomes, is_settled=True)
+
+    def _run_async(self, work: Coroutine[Any, Any, FinishedRun]) -> FinishedRun:
+        """An ``async def`` consumer on a channel that has synchronous ones too: on this thread's own loop."""
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+        return self._loop.run_until_complete(work)
+
+    def relieve(self) -> None:
+        """Give back what waits behind a handler slower than ``release_after``; send what the ones before it left."""
+        if self._current is None or perf_counter() - self._since < self._config.release_after:
+            return
+        if self._in_hand:
+            self._release(self._in_hand)
+        if self._finished:
+            self._flush()
+
+    def _release(self, deliveries: list[Delivery] | deque[Delivery]) -> None:
+        taken = []
+        while deliveries:
+            try:
+                taken.append(deliveries.pop())
+            except IndexError:
+                break
+        if taken:
+            self._backend.settle([Settlement(delivery, Verdict.RELEASE) for delivery in taken])
+
+    def leased(self) -> list[Delivery]:
+        """The deliveries in hand whose leases must be renewed."""
+        current = self._current
+        held = [
+            delivery for delivery in (*self._in_hand, current) if delivery is not None and delivery.is_leased
+        ]
+        with_outputs = [run.delivery for run in self._finished if run.delivery.is_leased]
+        return held + with_outputs
+
+
+def _sleep_unless_stopping(reader: ThreadReader, seconds: float) -> None:
+    end = monotonic() + seconds
+    pause = threading.Event()
+    while not reader._is_stopping and (left := end - monotonic()) > 0:
+        pause.wait(min(left, 0.2))
+
+
+class LoopReader:
+    """Reads the async-only channels on an event loop in a thread of its own; ``async_slots`` consumers at once."""
+
+    def __init__(
+        self,
+        name: str,
+        channels: Sequence[str],
+        layer: ChannelLayer,
+        runner: Runner,
+        outbox: Outbox,
+        config: WorkerConfig,
+        outage: Outage,
+    ) -> None:
+        self._channels = tuple(channels)
+        self._backend = layer.backend
+        self._runner = runner
+        self._outbox = outbox
+        self._config = config
+        self._outage = outage
+        self.process: str | None = None
+        self.must_stop = False
+        self._is_stopping = False
+        self._running: dict[asyncio.Task[None], Delivery] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._reading: asyncio.Task[None] | None = None
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Begin reading."""
+        self._thread.start()
+
+    def ask_to_stop(self) -> None:
+        """Finish the consumers in hand, read no more, end."""
+        self._is_stopping = True
+        loop = self._loop
+        if loop is not None:
+            with suppress(RuntimeError):  # the loop has just closed: it stopped already
+                loop.call_soon_threadsafe(self._cancel_reading)
+
+    def _cancel_reading(self) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
+
+    def join(self, timeout: float) -> bool:
+        """Wait for the end; whether it came."""
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a consumer is running."""
+        return bool(self._running)
+
+    def relieve(self) -> None:
+        """Nothing to give back: what was taken has begun."""
+
+    def leased(self) -> list[Delivery]:
+        """The deliveries in hand whose leases must be renewed."""
+        return [delivery for delivery in list(self._running.values()) if delivery.is_leased]
+
+    def _run(self) -> None:
+        with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+            runner.run(self._main())
+
+    async def _main(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._slots = asyncio.Semaphore(self._config.async_slots)
+        self._reading = asyncio.create_task(self._read())
+        if self._is_stopping:
+            self._reading.cancel()
+        await asyncio.wait([self._reading])
+        if self._running:
+            await asyncio.wait(list(self._running), timeout=self._config.stop_timeout)
+        for task in list(self._running):
+            task.cancel()
+        if self._running:
+            await asyncio.wait(list(self._running), timeout=1.0)
+
+    async def _read(self) -> None:
+        pause = 0.05
+        while not self._is_stopping:
+            try:
+                await self._slots.acquire()
+                self._slots.release()
+                free = max(1, self._config.async_slots - len(self._running))
+                deliveries = await self._backend.areceive_batch(
+                    self._channels, limit=min(free, _LARGEST_BATCH), timeout=_WAIT, process=self.process
+                )
+                for delivery in deliveries:
+                    await self._slots.acquire()
+                    task = asyncio.create_task(self._consume(delivery))
+                    self._running[task] = delivery
+                    task.add_done_callback(self._done)
+                self._outage.end()
+                pause = 0.05
+            except LayerUnavailable as error:
+                self._outage.begin(error)
+                await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # jitter
+                pause = min(pause * 2, _LONGEST_PAUSE)
+            except Exception:
+                logger.exception("Reading messages failed; trying again in %.1f s.", pause)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, _LONGEST_PAUSE)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._running.pop(task, None)
+        self._slots.release()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("Finishing a consumer's run failed: %s", error, exc_info=error)
+
+    async def _consume(self, delivery: Delivery) -> None:
+        run = self._runner.begin(delivery)
+        finished = await self._runner.arun(run)
+        if finished.must_stop:
+            self.must_stop = self._is_stopping = True
+            self._cancel_reading()
+        if not self._backend.is_waiting:
+            self._outbox.finish(finished)
+            return
+        try:
+            if finished.requeue is not None:
+                await self._backend.asettle((finished.requeue,))
+            exchange = await self._backend.aexchange(
+                self._outbox.turns_of((finished,)), (), limit=0, timeout=0
+            )
+        except LayerUnavailable as error:
+            self._outage.begin(error)
+            await asyncio.to_thread(self._outbox.unavailable, (finished,))
+            return
+        outcomes = exchange.outcomes[0]
+        if finished.foreign or not all(outcome.is_final for outcome in outcomes):
+            await asyncio.to_thread(self._outbox.take_outcomes, finished, outcomes, is_settled=True)

@@ -1,0 +1,315 @@
+"""One consumer run, from a delivery to the sends and the settlement it ends in.
+
+Nothing a consumer, a route or a message does gets out of here as an exception: it ends in a log line and a verdict,
+and the worker goes on.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from channels_core.credit import credit_of, with_credit
+from channels_core.exceptions import ChannelSocketException, ConsumeLater, InvalidMessageError
+from channels_core.headers import RETRIES_KEY
+from channels_core.held import HeldSends, current_held
+from channels_core.layers import Delivery, Send, Settlement, Verdict
+from channels_core.message import Message, normalise
+from channels_core.middleware import ConsumerMiddleware, wrap_consumer
+from channels_core.names import redact
+
+if TYPE_CHECKING:
+    from channels_core.channel_layer import ChannelLayer
+    from channels_core.worker.events import WorkerEvents
+
+__all__ = ["FinishedRun", "Run", "Runner", "is_async_callable"]
+
+logger = logging.getLogger("channels.worker")
+
+
+class _Call:
+    """A consumer inside its middleware."""
+
+    __slots__ = ("call", "consumer", "is_async")
+
+    def __init__(self, consumer: Callable[..., Any], call: Callable[..., Any], is_async: bool) -> None:
+        self.consumer = consumer
+        self.call = call
+        self.is_async = is_async
+
+
+class Run:
+    """A run that has begun: the message is routed, its consumer not yet called."""
+
+    __slots__ = ("call", "delivery", "held", "kwargs", "message")
+
+    def __init__(
+        self, delivery: Delivery, message: Message, call: _Call | None, kwargs: dict[str, Any]
+    ) -> None:
+        self.delivery = delivery
+        self.message = message
+        self.call = call
+        self.kwargs = kwargs
+        self.held = HeldSends()
+
+
+class FinishedRun:
+    """What a run leaves to be done, in this order: ``requeue``, ``sends`` and ``foreign``, ``settlement``."""
+
+    __slots__ = ("delivery", "foreign", "must_stop", "requeue", "sends", "settlement")
+
+    def __init__(
+        self,
+        delivery: Delivery,
+        sends: list[Send],
+        foreign: list[tuple[ChannelLayer, Send]],
+        settlement: Settlement | None,
+        requeue: Settlement | None,
+        must_stop: bool,
+    ) -> None:
+        self.delivery = delivery
+        self.sends = sends
+        self.foreign = foreign
+        self.settlement = settlement
+        self.requeue = requeue
+        self.must_stop = must_stop
+
+
+class Runner:
+    """Runs consumers of one layer. Used by many threads and tasks at once."""
+
+    def __init__(
+        self,
+        layer: ChannelLayer,
+        *,
+        message_retries: int,
+        middleware: Sequence[ConsumerMiddleware],
+        events: WorkerEvents | None,
+        callback: Callable[[str, Message], None] | None,
+    ) -> None:
+        self._layer = layer
+        self._match = layer.router.match
+        self._message_retries = message_retries
+        self._middleware = tuple(middleware)
+        self._events = events
+        self._callback = callback
+        self._calls: dict[int, _Call] = {}
+
+    def begin(self, delivery: Delivery) -> Run:
+        """Make the message and find its consumer; a message nobody takes has a run without a call."""
+        channel = delivery.channel + delivery.locals[0] if delivery.locals else delivery.channel
+        message = Message(
+            delivery.content, channel, self._layer, headers=delivery.headers, attempt=delivery.attempt
+        )
+        try:
+            match = self._match(message)
+        except Exception:
+            logger.exception(
+                "The router failed on a message on %r; it is dropped. Mend the router.", redact(channel)
+            )
+            match = None
+        else:
+            if match is None:
+                logger.error(
+                    "Could not find match for message on %r! No route fits it, so it is dropped. Add a route, or a"
+                    " filterless one behind the others.",
+                    redact(channel),
+                )
+        if match is None:
+            self._layer.counters.unrouted += 1
+            return Run(delivery, message, None, {})
+        consumer, kwargs = match
+        call = self._calls.get(id(consumer))
+        if call is None or call.consumer is not consumer:
+            call = self._wrap(consumer)
+        if delivery.content.get(RETRIES_KEY) is not None and self._retries(message) >= self._message_retries:
+            message.__doomed__ = True  # type: ignore[attr-defined]  # the 1.x mark of a last run
+        return Run(delivery, message, call, kwargs)
+
+    def _wrap(self, consumer: Callable[..., Any]) -> _Call:
+        is_async = is_async_callable(consumer)
+        call = _Call(consumer, wrap_consumer(consumer, self._middleware, is_async=is_async), is_async)
+        if len(self._calls) > 10_000:  # a router that makes its consumers anew for each message
+            self._calls.clear()
+        self._calls[id(consumer)] = call
+        return call
+
+    def run(self, run: Run) -> FinishedRun:
+        """Run a synchronous consumer in this thread."""
+        if run.call is None:
+            return self._conclude(run, None)
+        events = self._events
+        error: BaseException | None = None
+        token = current_held.set(run.held)
+        try:
+            try:
+                if self._callback is not None:
+                    self._callback(str(run.message.channel), run.message)
+                if events is not None:
+                    events.consumer_started()
+                try:
+                    returned = run.call.call(run.message, **run.kwargs)
+                    if returned is not None and inspect.isawaitable(returned):
+                        self._report_awaitable(run, returned)
+                except ChannelSocketException as control:
+                    control.run(run.message)
+            finally:
+                if events is not None:
+                    events.consumer_finished()
+        except BaseException as raised:  # noqa: BLE001 - concluded below; SystemExit stops the worker gracefully
+            error = raised
+        finally:
+            current_held.reset(token)
+        return self._conclude(run, error)
+
+    async def arun(self, run: Run) -> FinishedRun:
+        """Run an ``async def`` consumer in this task."""
+        if run.call is None:
+            return self._conclude(run, None)
+        events = self._events
+        error: BaseException | None = None
+        token = current_held.set(run.held)
+        try:
+            try:
+                if self._callback is not None:
+                    self._callback(str(run.message.channel), run.message)
+                if events is not None:
+                    await events.aconsumer_started()
+                try:
+                    await run.call.call(run.message, **run.kwargs)
+                except ChannelSocketException as control:
+                    control.run(run.message)
+            finally:
+                if events is not None:
+                    await events.aconsumer_finished()
+        except BaseException as raised:  # noqa: BLE001 - as in run()
+            error = raised
+        finally:
+            current_held.reset(token)
+        return self._conclude(run, error)
+
+    def _conclude(self, run: Run, error: BaseException | None) -> FinishedRun:
+        delivery = run.delivery
+        layer = self._layer
+        sends: list[Send] = []
+        foreign: list[tuple[ChannelLayer, Send]] = []
+        for target, send in run.held.close():
+            if target is layer:
+                sends.append(send)
+            else:
+                foreign.append((target, send))
+        layer.counters.consumed += 1
+        settlement: Settlement | None = None
+        requeue: Settlement | None = None
+        if error is None and run.call is not None:
+            if delivery.is_leased:
+                settlement = Settlement(delivery, Verdict.DONE)
+        else:
+            settlement = self._settle(run, error)
+            if settlement.verdict is Verdict.REQUEUE and not delivery.is_leased:
+                # Nothing can run it twice, so it may go back before the run's sends, as it did in 1.x.
+                settlement, requeue = None, settlement
+            elif not delivery.is_leased:
+                settlement = None
+        keeps_credit = requeue is not None or (
+            settlement is not None and settlement.verdict in (Verdict.REQUEUE, Verdict.RELEASE)
+        )
+        if not keeps_credit:
+            credit = credit_of(delivery.headers)
+            if credit is not None:
+                sends = with_credit(sends, credit)
+        return FinishedRun(
+            delivery, sends, foreign, settlement, requeue, isinstance(error, SystemExit | KeyboardInterrupt)
+        )
+
+    def _settle(self, run: Run, error: BaseException | None) -> Settlement:
+        delivery = run.delivery
+        if error is None:
+            return Settlement(delivery, Verdict.DEAD, reason="No route matches it.")
+        if isinstance(error, ConsumeLater):
+            return self._consume_later(run)
+        self._layer.counters.failed += 1
+        self._log_failure(run, error)
+        if delivery.attempt >= self._layer.backend.max_attempts and delivery.is_leased:
+            self._layer.counters.dead += 1
+            return Settlement(delivery, Verdict.DEAD, reason=f"{type(error).__name__}: {error}")
+        return Settlement(delivery, Verdict.RELEASE if delivery.is_leased else Verdict.DEAD, is_begun=True)
+
+    def _consume_later(self, run: Run) -> Settlement:
+        delivery, message = run.delivery, run.message
+        retries = self._retries(message)
+        if retries >= self._message_retries:
+            self._layer.counters.dead += 1
+            logger.warning(
+                "A message on %r was put back %d times by %s and is dropped: ConsumeLater is honoured message_retries"
+                " times.",
+                redact(delivery.channel),
+                retries,
+                _name(run),
+            )
+            return Settlement(delivery, Verdict.DEAD, reason=f"ConsumeLater was raised {retries + 1} times.")
+        message.content[RETRIES_KEY] = retries + 1
+        try:
+            content, _ = normalise(message.content)
+        except InvalidMessageError as error:
+            self._layer.counters.dead += 1
+            logger.error(
+                "%s raised ConsumeLater, but what it left in message.content cannot go back to %r, so the message is"
+                " dropped. %s",
+                _name(run),
+                redact(delivery.channel),
+                error,
+            )
+            return Settlement(delivery, Verdict.DEAD, reason=str(error))
+        self._layer.counters.requeued += 1
+        return Settlement(delivery, Verdict.REQUEUE, content)
+
+    @staticmethod
+    def _retries(message: Message) -> int:
+        retries = message.content.get(RETRIES_KEY, 0)
+        return retries if isinstance(retries, int) and retries >= 0 else 0
+
+    @staticmethod
+    def _log_failure(run: Run, error: BaseException) -> None:
+        reply_channel = run.delivery.content.get("reply_channel")
+        logger.error(
+            "Error processing message with consumer %s on %r (reply channel %s): %s: %s",
+            _name(run),
+            redact(run.delivery.channel),
+            redact(reply_channel) if isinstance(reply_channel, str) else None,
+            type(error).__name__,
+            error,
+            exc_info=error,
+            extra={"channel": run.delivery.channel, "consumer": _name(run)},
+        )
+
+    @staticmethod
+    def _report_awaitable(run: Run, returned: Any) -> None:
+        if inspect.iscoroutine(returned):
+            returned.close()
+        logger.error(
+            "The consumer %s on %r is a plain function that returned an awaitable; nobody awaits it, so its work is not"
+            " done. Make the consumer 'async def', or call asgiref.sync.async_to_sync in it.",
+            _name(run),
+            redact(run.delivery.channel),
+        )
+
+
+def is_async_callable(consumer: Callable[..., Any]) -> bool:
+    """Whether calling ``consumer`` gives a coroutine: ``async def`` functions, methods, partials and instances."""
+    while hasattr(consumer, "func") and not inspect.isfunction(consumer):
+        consumer = consumer.func
+    return inspect.iscoroutinefunction(consumer) or (
+        not inspect.isclass(consumer)
+        and not inspect.isroutine(consumer)
+        and inspect.iscoroutinefunction(type(consumer).__call__)
+    )
+
+
+def _name(run: Run) -> str:
+    if run.call is None:
+        return "no consumer"
+    consumer = run.call.consumer
+    return f"{getattr(consumer, '__module__', '?')}.{getattr(consumer, '__qualname__', type(consumer).__qualname__)}"
