@@ -398,7 +398,7 @@ class ChannelLayers:
     ) -> None:
         self._source = config
         self._config = config if isinstance(config, Config) else None
-        self._plugins = plugins
+        self._given_plugins = self._plugins = plugins
         self._layers: dict[str, ChannelLayer] = {}
         self._lock = threading.RLock()
 
@@ -407,9 +407,15 @@ class ChannelLayers:
         with self._lock:
             self._source = config
             self._config = config if isinstance(config, Config) else None
+            self._plugins = self._given_plugins
             layers, self._layers = self._layers, {}
         for layer in layers.values():
             layer.close()
+
+    @property
+    def source(self) -> Config | Callable[[], Config] | None:
+        """What :meth:`configure` was given."""
+        return self._source
 
     @property
     def is_configured(self) -> bool:
