@@ -4,12 +4,9 @@ The folders ``channels_core`` and ``channels_django`` at the top would otherwise
 packages, and every failure after that would point somewhere else.
 """
 
-import importlib
-from pathlib import Path
+import importlib.util
 
 import pytest
-
-ROOT = Path(__file__).resolve().parent.parent
 
 PACKAGES = (
     "channels_core",
@@ -22,19 +19,9 @@ PACKAGES = (
 
 
 def missing_packages(names: tuple[str, ...] = PACKAGES) -> list[str]:
-    """Those of ``names`` that cannot be imported, or only as folders without code."""
-    missing = []
-    for name in names:
-        try:
-            module = importlib.import_module(name)
-        except ModuleNotFoundError as exc:
-            if exc.name != name:
-                raise
-            missing.append(name)
-        else:
-            if module.__file__ is None:
-                missing.append(name)
-    return missing
+    """Those of ``names`` that cannot be found, or only as folders without code. Imports none of them."""
+    specs = {name: importlib.util.find_spec(name) for name in names}
+    return [name for name, spec in specs.items() if spec is None or spec.origin is None]
 
 
 def pytest_configure() -> None:

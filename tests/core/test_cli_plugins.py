@@ -10,24 +10,29 @@ import pytest
 
 from channels_core import Config
 from channels_core.channel_layer import ChannelLayers
-from channels_core.cli import main
+from channels_core.cli import Host, main
+from channels_core.plugins import PluginManager
 
 COMMAND = Path(sys.executable).with_name("channels")
 
 
+def host_of(plugins: PluginManager) -> Host:
+    return Host(layers=ChannelLayers(Config(), plugins=plugins), command=["channels"])
+
+
 @pytest.fixture
-def layers(site):
+def host(site):
     site.layer("acme-redis", "redis", version="2.0")
     site.layer("bolt-redis", "redis", version="0.3")
     site.layer("calm", "calm")
     site.plugin("daft", "import hiredis_of_old\n", entry="daft_layer")
     site.plugin("elder", "CHANNELS_API = 0\n")
     site.layer("fool", "fool")
-    return ChannelLayers(Config(), plugins=site.manager(blocked=["fool", "fuul"]))
+    return host_of(site.manager(blocked=["fool", "fuul"]))
 
 
-def test_the_table_shows_every_plugin_its_origin_and_its_state(layers, capsys) -> None:
-    assert main(["plugins"], layers=layers) == 0
+def test_the_table_shows_every_plugin_its_origin_and_its_state(host, capsys) -> None:
+    assert main(["plugins"], host=host) == 0
     output = capsys.readouterr()
     assert output.out == (
         "NAME        KIND    DISTRIBUTION  VERSION  STATUS        REASON\n"
@@ -45,8 +50,8 @@ def test_the_table_shows_every_plugin_its_origin_and_its_state(layers, capsys) -
     assert output.err == "Blocked, but not installed: 'fuul'. Check its spelling.\n"
 
 
-def test_json_has_the_same_for_programs(layers, capsys) -> None:
-    assert main(["plugins", "--json"], layers=layers) == 0
+def test_json_has_the_same_for_programs(host, capsys) -> None:
+    assert main(["plugins", "--json"], host=host) == 0
     lines = json.loads(capsys.readouterr().out)
     assert len(lines) == 6
     assert lines[2] == {
@@ -61,7 +66,7 @@ def test_json_has_the_same_for_programs(layers, capsys) -> None:
 
 
 def test_an_empty_list_says_what_to_do(site, capsys) -> None:
-    assert main(["plugins"], layers=ChannelLayers(Config(), plugins=site.manager())) == 0
+    assert main(["plugins"], host=host_of(site.manager())) == 0
     assert capsys.readouterr().out == "No plugins are installed: try 'pip install channels-layer-memory'.\n"
 
 

@@ -12,26 +12,27 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from channels_core.channel_layer import CONFIG_VARIABLE, ChannelLayers, channel_layers
-from channels_core.cli import plugins
+from channels_core.channel_layer import CONFIG_VARIABLE, channel_layers
+from channels_core.cli import inspect, plugins, send, worker
+from channels_core.cli.host import Host
 from channels_core.exceptions import ChannelsError
 from channels_core.import_strings import import_target
 
-__all__ = ["main"]
+__all__ = ["Host", "main"]
 
-_COMMANDS = (plugins,)
+_COMMANDS = (plugins, worker, send, inspect)
 
 
-def main(
-    argv: Sequence[str] | None = None, *, prog: str = "channels", layers: ChannelLayers | None = None
-) -> int:
+def main(argv: Sequence[str] | None = None, *, prog: str = "channels", host: Host | None = None) -> int:
     """Run one sub-command and return its exit status: 0, 1 for an error that it printed, 2 for wrong usage.
 
-    ``argv`` is ``sys.argv[1:]`` by default. ``layers`` are those to work on, already configured; without it they are
-    the process-wide ones, configured from ``--config`` or the environment.
+    ``argv`` is ``sys.argv[1:]`` by default. Without ``host`` the process-wide layers are used, configured from
+    ``--config`` or the environment, and modules in the current folder can be imported.
     """
-    parser = argparse.ArgumentParser(prog=prog, description="Look at and run message channels.")
-    if layers is None:
+    parser = argparse.ArgumentParser(
+        prog=prog, description="Look at message channels, and run their workers."
+    )
+    if host is None:
         parser.add_argument(
             "--config",
             metavar="MODULE:ATTRIBUTE",
@@ -42,25 +43,26 @@ def main(
         command.add_parser(commands)
     arguments = parser.parse_args(argv)
     try:
-        if layers is None:
-            layers = _configured(arguments.config)
-        status: int = arguments.run(arguments, layers)
+        if host is None:
+            host = _standalone(arguments.config)
+        status: int = arguments.run(arguments, host)
         sys.stdout.flush()
-    except (ChannelsError, KeyError) as exc:
-        print(f"{prog}: {exc.args[0] if exc.args else exc}", file=sys.stderr)
+    except ChannelsError as exc:
+        print(f"{prog}: {exc}", file=sys.stderr)
         return 1
     except BrokenPipeError:
-        # The reader of our output (head, less) has left; there is nobody to tell.
+        # The reader of our output (head, less) has left: there is nobody to tell, and nothing to flush at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return status
 
 
-def _configured(path: str | None) -> ChannelLayers:
-    """The process-wide layers, configured from ``path`` where one is given. Modules in the current folder count."""
+def _standalone(path: str | None) -> Host:
+    """The process-wide layers, configured from ``path`` where one is given."""
     here = str(Path.cwd())
     if here not in sys.path and "" not in sys.path:
         sys.path.insert(0, here)
     if path is not None:
         channel_layers.configure(import_target(path, what="The option --config"))
-    return channel_layers
+    options = [] if path is None else [f"--config={path}"]
+    return Host(layers=channel_layers, command=[sys.executable, "-m", "channels_core", *options])
