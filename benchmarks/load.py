@@ -34,6 +34,7 @@ PAYLOAD = b"x" * 100
 IP_BIND_ADDRESS_NO_PORT = 24
 SOURCE_ADDRESSES = 8
 PATIENCE = 60.0
+BROADCAST_PATIENCE = 400.0
 TEXT, BINARY, CLOSE, PING = 0x1, 0x2, 0x8, 0x9
 
 clock = time.perf_counter
@@ -116,7 +117,11 @@ class WebSocketLoad:
                 sock.send(self._handshake)
                 begun += 1
             for fd in self._ready():
-                head = heads[fd] + self._sockets[fd].recv(65536)
+                data = self._sockets[fd].recv(65536)
+                if fd not in heads:
+                    self._take_apart(fd, data)
+                    continue
+                head = heads[fd] + data
                 if b"\r\n\r\n" not in head:
                     if not head:
                         raise LoadError(f"The server hung up in handshake {len(took)} of {count}")
@@ -290,12 +295,15 @@ def echo(port: int, options: argparse.Namespace) -> EchoLoad:
 
 
 def broadcast(port: int, options: argparse.Namespace) -> BroadcastLoad:
-    """Open all sockets, let one broadcast warm the server up, then time the others one by one."""
+    """Open all sockets, let one broadcast warm the server up, then time the others one by one.
+
+    Where the first alone takes longer than the time there is, it has to do.
+    """
     load = WebSocketLoad(port, "/broadcast")
     load.open(options.connections, 32)
-    load.broadcast()
     share = CpuShare()
-    to_last: list[float] = []
+    first = load.broadcast()
+    to_last = [first] if first > options.seconds else []
     while len(to_last) < options.repeats and sum(to_last) < options.seconds:
         to_last.append(load.broadcast())
     client_cpu = share.read()
