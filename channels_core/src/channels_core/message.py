@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import ItemsView, KeysView, Mapping, ValuesView
+from collections.abc import Callable, ItemsView, KeysView, Mapping, ValuesView
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Final
 
@@ -227,19 +227,39 @@ def _is_encodable(text: str) -> bool:
     return True
 
 
+class _MadeWhenAsked:
+    """An attribute made at first access and kept in the instance, which may also be assigned to.
+
+    Most consumers never look at ``.channel``. A ``__getattr__`` would serve as well, but slows every attribute of the
+    class down (measured on CPython 3.11: 0.3 instead of 0.2 microseconds for a whole router match).
+    """
+
+    def __init__(self, name: str, make: Callable[[Message], Channel | None]) -> None:
+        self._name = name
+        self._make = make
+
+    def __get__(self, message: Message | None, owner: type[Message]) -> _MadeWhenAsked | Channel | None:
+        if message is None:
+            return self
+        made = message.__dict__[self._name] = self._make(message)
+        return made
+
+
 class Message:
     """What a consumer gets: the content of one message and where it came from.
 
     Attributes: ``content`` (the dict), ``channel`` (the :class:`Channel` it was received on, or ``None`` for a
     message made by hand), ``reply_channel`` (a :class:`Channel`, or ``None`` where the content has no
-    ``reply_channel`` or an empty one), ``channel_layer``, ``headers`` (what travelled beside the content) and
-    ``attempt`` (1 for a first delivery). Consumers and decorators may hang further attributes on it.
+    ``reply_channel`` or an empty one), ``channel_layer``, ``headers`` (what travelled beside the content),
+    ``attempt`` (1 for a first delivery) and ``channel_name`` (that of ``channel`` as text, for code that is asked
+    about every message). Consumers and decorators may hang further attributes on it.
 
     Behaves like the content dict for ``[]``, ``in``, ``get``, ``keys``, ``values`` and ``items``; it has no
     length and is not iterable.
     """
 
     attempt: int
+    channel_name: str | None
     headers: dict[str, str | int]
 
     def __init__(
@@ -255,23 +275,20 @@ class Message:
         self.channel_layer = channel_layer
         self.headers = {} if headers is None else headers
         self.attempt = attempt
-        self._channel_name = channel_name
-
-    # Channel objects are made when asked for: most consumers never look at .channel.
-    def __getattr__(self, name: str) -> Any:
-        if name == "reply_channel":
-            reply_channel = self._channel_from(self.content.get("reply_channel"))
-            self.reply_channel = reply_channel
-            return reply_channel
-        if name == "channel":
-            channel = self._channel_from(self._channel_name)
-            self.channel = channel
-            return channel
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        self.channel_name = channel_name
 
     if TYPE_CHECKING:
         channel: Channel | None
         reply_channel: Channel | None
+
+        def __getattr__(self, name: str) -> Any:
+            """What decorators hang on a message has whatever type they say."""
+
+    else:
+        channel = _MadeWhenAsked("channel", lambda message: message._channel_from(message.channel_name))
+        reply_channel = _MadeWhenAsked(
+            "reply_channel", lambda message: message._channel_from(message.content.get("reply_channel"))
+        )
 
     def _channel_from(self, name: str | None) -> Channel | None:
         if not name:
@@ -311,11 +328,11 @@ class Message:
         """A message with a deep copy of the content and none of the attributes hung on this one."""
         return type(self)(
             copy.deepcopy(self.content),
-            self._channel_name,
+            self.channel_name,
             self.channel_layer,
             headers=dict(self.headers),
             attempt=self.attempt,
         )
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} on {self._channel_name!r} with {sorted(map(str, self.content))}>"
+        return f"<{type(self).__name__} on {self.channel_name!r} with {sorted(map(str, self.content))}>"

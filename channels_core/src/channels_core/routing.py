@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 import abc
+import functools
+import inspect
 from collections.abc import Awaitable, Callable, Set
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from channels_core.message import Message
 
-__all__ = ["Consumer", "Match", "Router"]
+__all__ = ["Consumer", "Match", "Router", "is_async_consumer"]
 
 Consumer = Callable[..., Awaitable[None] | None]
 """A callable taking one positional argument, the message, and the keyword arguments its route extracted. Plain or
 ``async def``. What it returns is ignored."""
 
 Match = tuple[Consumer, dict[str, Any]]
+
+
+def is_async_consumer(consumer: Consumer) -> bool:
+    """Whether calling ``consumer`` gives a coroutine: ``async def`` functions and methods, objects whose ``__call__``
+    is one, and ``functools.partial`` of any of these. Worker and routers decide by this alone."""
+    call: Any = consumer
+    while True:
+        if isinstance(call, functools.partial):
+            call = call.func
+        elif inspect.ismethod(call):
+            call = call.__func__
+        else:
+            break
+    return inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(type(call).__call__)
 
 
 class Router(abc.ABC):
