@@ -108,6 +108,21 @@ def test_suppressions_name_their_rule_and_their_reason() -> None:
     assert bad == [], "name the code and, after another '#' or a '-', the reason"
 
 
+def imported_by(path: Path) -> set[str]:
+    """Top-level names of everything that a file imports, anywhere in it."""
+    tree = ast.parse(path.read_text())
+    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module or "." for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    return {name.partition(".")[0] for name in names}
+
+
+def test_only_test_kits_import_pytest_or_hypothesis() -> None:
+    outside = [path for path in SOURCES if "testing" not in path.parts]
+    assert (
+        relative([path for path in outside if imported_by(path) & {"pytest", "_pytest", "hypothesis"}]) == []
+    )
+
+
 def plugin_modules() -> list[Path]:
     return [path for path in SOURCES if path.name == "plugin.py"]
 
@@ -115,10 +130,7 @@ def plugin_modules() -> list[Path]:
 @pytest.mark.parametrize("path", plugin_modules(), ids=module_name)
 def test_a_plugin_module_imports_only_the_core_and_the_standard_library(path: Path) -> None:
     allowed = {*sys.stdlib_module_names, "channels_core"}
-    tree = ast.parse(path.read_text())
-    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-    imported |= {node.module or "." for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert {name for name in imported if name.partition(".")[0] not in allowed} == set()
+    assert imported_by(path) - allowed == set()
 
 
 @pytest.mark.parametrize("path", plugin_modules(), ids=module_name)
