@@ -32,6 +32,7 @@ __all__ = ["Worker", "apply_channel_filters", "run_until_signalled"]
 logger = logging.getLogger("channels.worker")
 
 _WATCHDOG_TICK = 0.05
+_SAME_REQUEST = 1.0
 
 
 class Worker:
@@ -211,15 +212,20 @@ def apply_channel_filters(
 
 
 def run_until_signalled(worker: Worker) -> None:
-    """:meth:`Worker.run` in the main thread; SIGTERM or SIGINT stops it gracefully, a second one at once."""
-    signals = 0
+    """:meth:`Worker.run` in the main thread; SIGTERM or SIGINT stops it gracefully, a later one at once.
+
+    A second signal within a second counts as the same request: service managers and terminals signal a whole group,
+    and a supervisor in that group passes its own on.
+    """
+    first: float | None = None
 
     def stop(signum: int, frame: FrameType | None) -> None:
-        nonlocal signals
-        signals += 1
-        if signals > 1:
+        nonlocal first
+        if first is None:
+            first = monotonic()
+            worker.request_stop()
+        elif monotonic() - first > _SAME_REQUEST:
             os._exit(128 + signum)
-        worker.request_stop()
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
