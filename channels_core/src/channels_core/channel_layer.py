@@ -30,6 +30,7 @@ from channels_core.layers import ChannelFigures, Delivery, LayerBackend, Outcome
 from channels_core.message import check_headers, normalise
 from channels_core.names import check_channel, check_group, check_receivable, redact
 from channels_core.routing import Router
+from channels_core.sessions import SessionStore
 
 if TYPE_CHECKING:
     from channels_core.plugins import PluginManager
@@ -400,6 +401,7 @@ class ChannelLayers:
         self._config = config if isinstance(config, Config) else None
         self._given_plugins = self._plugins = plugins
         self._layers: dict[str, ChannelLayer] = {}
+        self._session_store: SessionStore | None = None
         self._lock = threading.RLock()
 
     def configure(self, config: Config | Callable[[], Config] | None) -> None:
@@ -408,6 +410,7 @@ class ChannelLayers:
             self._source = config
             self._config = config if isinstance(config, Config) else None
             self._plugins = self._given_plugins
+            self._session_store = None
             layers, self._layers = self._layers, {}
         for layer in layers.values():
             layer.close()
@@ -458,6 +461,30 @@ class ChannelLayers:
 
             self._plugins = get_plugin_manager(blocked=tuple(self.config.blocked_plugins))
         return self._plugins
+
+    @property
+    def session_store(self) -> SessionStore:
+        """The store that channel sessions are kept in, made at first use.
+
+        Raises :class:`~channels_core.exceptions.ConfigurationError` where what is configured is no session store.
+        """
+        store = self._session_store
+        if store is None:
+            with self._lock:
+                store = self._session_store
+                if store is None:
+                    store = self._session_store = self._make_session_store()
+        return store
+
+    def _make_session_store(self) -> SessionStore:
+        name = self.config.session_store
+        store = self.plugins.load("session store", name)()
+        if not isinstance(store, SessionStore):
+            raise ConfigurationError(
+                f"The session store {name!r} is {store!r}: it must be a channels_core.sessions.SessionStore. Correct"
+                " CHANNELS['SESSION_STORE'], or session_store in channels_core.Config."
+            )
+        return store
 
     def __getitem__(self, alias: str) -> ChannelLayer:
         layer = self._layers.get(alias)

@@ -9,7 +9,17 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["CREDIT", "CREDITED", "RETRIES_KEY", "SENT_AT", "TRACE", "VERSION", "WIRE_VERSION"]
+__all__ = [
+    "ALONE",
+    "CREDIT",
+    "CREDITED",
+    "RETRIES_KEY",
+    "SENT_AT",
+    "TRACE",
+    "VERSION",
+    "WINDOW",
+    "WIRE_VERSION",
+]
 
 WIRE_VERSION: Final = 1
 
@@ -21,6 +31,11 @@ CREDIT: Final = "c-credit"
 """The message is under flow control: full name of the connection's reply channel (str)."""
 CREDITED: Final = "c-credited"
 """One credit goes back to the connection whose reply channel has this local part (str)."""
+WINDOW: Final = "c-window"
+"""On http.request: how many full chunks of its response may be on their way unacknowledged (int)."""
+ALONE: Final = "c-alone"
+"""1 where no other message of the connection is under way, and none will be before this one's credit is back: what
+an interface server with a window of one can promise, and :func:`enforce_ordering` need not find out (int)."""
 TRACE: Final = "c-trace"
 """W3C ``traceparent`` of the sender, where it has one (str)."""
 

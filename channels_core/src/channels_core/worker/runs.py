@@ -217,7 +217,8 @@ class Runner:
             settlement is not None and settlement.verdict in (Verdict.REQUEUE, Verdict.RELEASE)
         )
         if not keeps_credit:
-            credit = credit_of(delivery.headers)
+            # The message's headers, not the delivery's: a consumer that passes the message on passes its credit on.
+            credit = credit_of(run.message.headers)
             if credit is not None:
                 sends = with_credit(sends, credit)
         return FinishedRun(
