@@ -234,7 +234,6 @@ class Runner:
         self._layer.counters.failed += 1
         self._log_failure(run, error)
         if delivery.attempt >= self._layer.backend.max_attempts and delivery.is_leased:
-            self._layer.counters.dead += 1
             return Settlement(delivery, Verdict.DEAD, reason=f"{type(error).__name__}: {error}")
         return Settlement(delivery, Verdict.RELEASE if delivery.is_leased else Verdict.DEAD, is_begun=True)
 
@@ -242,7 +241,7 @@ class Runner:
         delivery, message = run.delivery, run.message
         retries = self._retries(message)
         if retries >= self._message_retries:
-            self._layer.counters.dead += 1
+            self._count_dropped(delivery)
             logger.warning(
                 "A message on %r was put back %d times by %s and is dropped: ConsumeLater is honoured message_retries"
                 " times.",
@@ -255,7 +254,7 @@ class Runner:
         try:
             content, _ = normalise(message.content)
         except InvalidMessageError as error:
-            self._layer.counters.dead += 1
+            self._count_dropped(delivery)
             logger.error(
                 "%s raised ConsumeLater, but what it left in message.content cannot go back to %r, so the message is"
                 " dropped. %s",
@@ -264,8 +263,12 @@ class Runner:
                 error,
             )
             return Settlement(delivery, Verdict.DEAD, reason=str(error))
-        self._layer.counters.requeued += 1
         return Settlement(delivery, Verdict.REQUEUE, content)
+
+    def _count_dropped(self, delivery: Delivery) -> None:
+        """A backend counts the dead letters that it keeps; what is not leased is dropped here."""
+        if not delivery.is_leased:
+            self._layer.counters.dead += 1
 
     @staticmethod
     def _retries(message: Message) -> int:
