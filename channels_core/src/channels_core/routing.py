@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import functools
 import inspect
-from collections.abc import Awaitable, Callable, Set
+from collections.abc import Callable, Set
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Consumer", "Match", "Router", "is_async_consumer"]
 
-Consumer = Callable[..., Awaitable[None] | None]
-"""A callable taking one positional argument, the message, and the keyword arguments its route extracted. Plain or
-``async def``. What it returns is ignored."""
+Consumer = Callable[..., Any]
+"""A callable taking one positional argument, the message, and the keyword arguments its route extracted: a function,
+plain or ``async def``, or a class. What it returns is ignored."""
 
 Match = tuple[Consumer, dict[str, Any]]
 

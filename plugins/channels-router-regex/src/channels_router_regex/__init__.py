@@ -1,3 +1,16 @@
 """Routes messages to consumers by channel name and regular expressions over message content."""
 
-__all__: list[str] = []
+from channels_router_regex.router import Router, connect_consumer, null_consumer
+from channels_router_regex.routes import Include, Route, RouteClass, include, route, route_class
+
+__all__ = [
+    "Include",
+    "Route",
+    "RouteClass",
+    "Router",
+    "connect_consumer",
+    "include",
+    "null_consumer",
+    "route",
+    "route_class",
+]
