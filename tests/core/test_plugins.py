@@ -204,6 +204,19 @@ def test_unknown_name_says_what_to_install_where_that_is_known(site, kind, name,
     assert str(caught.value) == text
 
 
+def test_every_first_party_name_is_known_to_those_who_lack_it(site) -> None:
+    first_party = [
+        entry
+        for entry in get_plugin_manager().registered()
+        if entry.plugin.distribution and entry.plugin.distribution.startswith("channels-")
+    ]
+    assert len(first_party) >= 4
+    for entry in first_party:
+        with pytest.raises(UnknownPluginError) as caught:
+            site.manager().find(entry.kind, entry.name)
+        assert str(caught.value).endswith(f"run 'pip install {entry.plugin.distribution}'.")
+
+
 def test_conflict_names_both_distributions_where_the_name_is_used(site) -> None:
     site.layer("acme", "redis", version="2.0")
     site.layer("bolt", "redis", version="0.3")

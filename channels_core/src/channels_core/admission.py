@@ -6,7 +6,7 @@ import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal
 
 import pluggy
 
@@ -168,7 +168,7 @@ def _read(name: str, hook: Callable[..., object], records: list[Registration]) -
     if isinstance(result, str) or not isinstance(result, Iterable):
         raise _Unusable(f"its hook {name} returned {result!r:.80}, not an iterable of {wanted.__name__}")
     count = len(records)
-    found = iter(cast("Iterable[object]", result))  # what a plugin returns is only known by looking
+    found = iter(result)
     while True:
         try:
             record = next(found)

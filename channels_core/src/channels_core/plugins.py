@@ -15,7 +15,7 @@ import re
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, cast, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, overload
 
 import pluggy
 
@@ -361,10 +361,10 @@ def _would_register(plugin: Plugin, kind: PluginKind, name: str) -> bool:
 
 def get_plugin_manager(blocked: Iterable[str] = ()) -> PluginManager:
     """The process's manager for this block list: made at the first call, the same at every later one."""
-    names = cast("tuple[str, ...]", blocked) if isinstance(blocked, str) else tuple(blocked)
+    names: str | tuple[str, ...] = blocked if isinstance(blocked, str) else tuple(blocked)
     return _manager(names, os.environ.get(BLOCK_VARIABLE, ""))
 
 
 @functools.cache
-def _manager(blocked: tuple[str, ...], block_variable: str) -> PluginManager:
+def _manager(blocked: str | tuple[str, ...], block_variable: str) -> PluginManager:
     return PluginManager(blocked=blocked, environ={BLOCK_VARIABLE: block_variable})
