@@ -25,9 +25,8 @@ from channels_core.exceptions import InvalidMessageError
 from channels_core.headers import CREDIT, CREDITED
 from channels_core.layers import Delivery, Send
 from channels_core.middleware import ConsumerMiddleware
-from channels_core.routing import Match, Router
+from channels_core.routing import Match, Router, is_async_consumer
 from channels_core.worker import Worker, WorkerEvents
-from channels_core.worker.runs import is_async_callable
 from channels_layer_memory.layer import MemoryBackend
 
 WAIT = 10.0
@@ -45,7 +44,7 @@ class Table(Router):
 
     @property
     def async_channels(self) -> set[str]:
-        return {name for name, consumer in self._routes.items() if is_async_callable(consumer)}
+        return {name for name, consumer in self._routes.items() if is_async_consumer(consumer)}
 
     def match(self, message: Message) -> Match | None:
         consumer = self._routes.get(str(message.channel))

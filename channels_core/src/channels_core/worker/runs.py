@@ -19,12 +19,13 @@ from channels_core.layers import Delivery, Send, Settlement, Verdict
 from channels_core.message import Message, normalise
 from channels_core.middleware import ConsumerMiddleware, wrap_consumer
 from channels_core.names import redact
+from channels_core.routing import is_async_consumer
 
 if TYPE_CHECKING:
     from channels_core.channel_layer import ChannelLayer
     from channels_core.worker.events import WorkerEvents
 
-__all__ = ["FinishedRun", "Run", "Runner", "is_async_callable"]
+__all__ = ["FinishedRun", "Run", "Runner"]
 
 logger = logging.getLogger("channels.worker")
 
@@ -129,7 +130,7 @@ class Runner:
         return Run(delivery, message, call, kwargs)
 
     def _wrap(self, consumer: Callable[..., Any]) -> _Call:
-        is_async = is_async_callable(consumer)
+        is_async = is_async_consumer(consumer)
         call = _Call(consumer, wrap_consumer(consumer, self._middleware, is_async=is_async), is_async)
         if len(self._calls) > 10_000:  # a router that makes its consumers anew for each message
             self._calls.clear()
@@ -299,17 +300,6 @@ class Runner:
             _name(run),
             redact(run.delivery.channel),
         )
-
-
-def is_async_callable(consumer: Callable[..., Any]) -> bool:
-    """Whether calling ``consumer`` gives a coroutine: ``async def`` functions, methods, partials and instances."""
-    while hasattr(consumer, "func") and not inspect.isfunction(consumer):
-        consumer = consumer.func
-    return inspect.iscoroutinefunction(consumer) or (
-        not inspect.isclass(consumer)
-        and not inspect.isroutine(consumer)
-        and inspect.iscoroutinefunction(type(consumer).__call__)
-    )
 
 
 def _name(run: Run) -> str:
