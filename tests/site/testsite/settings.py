@@ -12,7 +12,16 @@ INSTALLED_APPS = [
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
+    "django.contrib.staticfiles",
 ]
+CHANNEL_LAYERS = {
+    "default": {
+        "BACKEND": "memory",
+        "ROUTING": "testsite.routing.routes",
+        "TEST_CONFIG": {"capacity": 10},
+    },
+}
 DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 BASE_DIR = Path(__file__).parent
+STATIC_URL = "static/"

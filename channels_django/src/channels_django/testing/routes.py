@@ -1,0 +1,52 @@
+"""Other routes for the length of a test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import ContextDecorator
+from itertools import chain
+from types import TracebackType
+from typing import Any
+
+from channels_core.channel_layer import DEFAULT_CHANNEL_LAYER, channel_layers
+from channels_core.routing import Router
+
+__all__ = ["apply_routes"]
+
+
+class apply_routes(ContextDecorator):  # noqa: N801 - read as a verb, as Django's override_settings
+    """Have layers route by ``routes`` and nothing else: a decorator for tests and a context manager.
+
+    ``routes`` is one route, a list of them, a list of such lists, or what else the layer's router takes. They are
+    applied to the default layer, and to those that ``aliases`` names.
+    """
+
+    def __init__(self, routes: Any, aliases: Iterable[str] | None = None) -> None:
+        self._routes = _flat(routes)
+        self._aliases = [DEFAULT_CHANNEL_LAYER]
+        self._aliases += [alias for alias in aliases or () if alias != DEFAULT_CHANNEL_LAYER]
+        self._before: list[list[tuple[str, Router]]] = []
+
+    def __enter__(self) -> None:
+        before = []
+        for alias in self._aliases:
+            layer = channel_layers[alias]
+            entry = channel_layers.config.layers[alias]
+            router = channel_layers.plugins.load("router", entry.router)(self._routes)
+            before.append((alias, layer.router))
+            layer.router = router
+        self._before.append(before)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for alias, router in self._before.pop():
+            channel_layers[alias].router = router
+
+
+def _flat(routes: Any) -> Any:
+    if isinstance(routes, list | tuple):
+        if routes and all(isinstance(part, list | tuple) for part in routes):
+            return list(chain.from_iterable(routes))
+        return list(routes)
+    return routes if isinstance(routes, str | dict) else [routes]

@@ -1,0 +1,34 @@
+"""Django for tests: set up once per process, with a database in memory. Conftests import what they use from here."""
+
+import os
+from collections.abc import Iterator
+
+import django
+import pytest
+from django.apps import apps
+from django.db import connections
+from django.test.utils import (
+    setup_databases,
+    setup_test_environment,
+    teardown_databases,
+    teardown_test_environment,
+)
+
+
+def set_up_django() -> None:
+    """``django.setup()`` on the test site's settings; nothing where that has happened."""
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "testsite.settings")
+    if not apps.ready:
+        django.setup()
+
+
+@pytest.fixture(scope="session")
+def django_database() -> Iterator[None]:
+    """The test database with all its tables. Threads of this process share it."""
+    set_up_django()
+    setup_test_environment()
+    old = setup_databases(verbosity=0, interactive=False)
+    yield
+    teardown_databases(old, verbosity=0)
+    connections.close_all()
+    teardown_test_environment()
