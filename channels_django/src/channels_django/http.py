@@ -177,13 +177,19 @@ def _header_pairs(headers: Any) -> list[tuple[bytes, bytes]]:
     """Header pairs as bytes, names in lower case. Hand-made messages may give a dict, or text."""
     if isinstance(headers, Mapping):
         headers = headers.items()
-    return [
+    pairs = [
         (
             name if type(name) is bytes else str(name).lower().encode("latin1"),
             value if type(value) is bytes else str(value).encode("latin1"),
         )
         for name, value in headers
     ]
+    cookies = [value for name, value in pairs if name == b"cookie"]
+    if len(cookies) > 1:
+        # HTTP/2 splits cookies over several headers; anything else wants them in one (RFC 9113, section 8.2.3).
+        pairs = [pair for pair in pairs if pair[0] != b"cookie"]
+        pairs.append((b"cookie", b"; ".join(cookies)))
+    return pairs
 
 
 class _AnsweredLater(HttpResponse):

@@ -8,8 +8,11 @@ from random import uniform
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
+from channels_core.channel_layer import channel_layers
 from channels_core.exceptions import LayerUnavailable, MessageTooLarge
+from channels_core.headers import CREDIT, CREDITED
 from channels_core.layers import Outcome
+from channels_core.names import process_of, redact
 
 if TYPE_CHECKING:
     from channels_core.channel import Channel
@@ -19,19 +22,26 @@ __all__ = ["ResponseSender"]
 logger = logging.getLogger("channels.worker")
 
 _LONGEST_PAUSE = 0.05
+_LOOK_INTERVAL = 5.0
+"""Seconds without news after which it is asked whether the interface server still lives."""
 
 
 class ResponseSender:
-    """Sends to one reply channel, at once and in order, waiting for room where there is none.
+    """Sends one response to a reply channel, at once and in order.
 
-    Waits for ever while the server that wants the answer lives, and stops when it is gone. While the layer's engine is
-    away it tries again for ``patience`` seconds, then raises ``LayerUnavailable``.
+    A response of one message just goes out. The parts of a longer one ask for a credit each, and no more than
+    RESPONSE_WINDOW of them are under way: a worker is no faster than the client. It stops when the client or its
+    server is gone, and after ``patience`` seconds without news; so long it also tries again while the layer is away
+    (then raising ``LayerUnavailable``). Where the channel is full it waits for room.
     """
 
     def __init__(self, reply_channel: Channel, *, patience: float = 120.0) -> None:
-        self._reply_channel = reply_channel
+        self._name = reply_channel.name
         self._layer = reply_channel.channel_layer
         self._patience = patience
+        self._credits: str | None = None
+        """The channel that credits come back on."""
+        self._under_way = 0
 
     def send_all(self, messages: Iterator[dict[str, Any]]) -> None:
         """Send ``messages``; the iterator is closed when nobody is left to send to."""
@@ -44,8 +54,15 @@ class ResponseSender:
 
     def _send(self, message: dict[str, Any]) -> bool:
         """Whether there is still somebody to send to."""
+        headers = None
+        if message.get("more_content"):
+            if self._credits is None:
+                self._credits = self._layer.new_channel("http.credit?")
+            elif self._under_way >= channel_layers.config.interface.response_window and not self._wait():
+                return False
+            headers = {CREDIT: self._credits}
         try:
-            send = self._layer.prepare(self._reply_channel.name, message)
+            send = self._layer.prepare(self._name, message, headers)
         except MessageTooLarge:
             content = message.get("content", b"")
             if len(content) < 2:
@@ -55,6 +72,8 @@ class ResponseSender:
             return self._send({**message, "content": content[:half], "more_content": True}) and self._send(
                 rest
             )
+        if headers is not None:
+            self._under_way += 1
         pause = 0.001
         deadline = monotonic() + self._patience
         while True:
@@ -72,3 +91,36 @@ class ResponseSender:
                 return outcome is not Outcome.GONE
             sleep(uniform(0.5, 1.0) * pause)  # jitter: many may wait for room on one server
             pause = min(pause * 2, _LONGEST_PAUSE)
+
+    def _wait(self) -> bool:
+        """Wait for a credit; whether there is still somebody to send to."""
+        assert self._credits is not None
+        backend = self._layer.backend
+        deadline = monotonic() + self._patience
+        while True:
+            try:
+                deliveries = backend.receive_batch([self._credits], limit=64, timeout=_LOOK_INTERVAL)
+            except LayerUnavailable:
+                if monotonic() > deadline:
+                    raise
+                sleep(_LONGEST_PAUSE)
+                continue
+            for delivery in deliveries:
+                if delivery.content.get("closed"):
+                    return False
+                self._under_way -= CREDITED in delivery.headers
+            if deliveries:
+                return True
+            if not self._is_server_alive():
+                return False
+            if monotonic() > deadline:
+                logger.warning(
+                    "An HTTP response to %r was given up: its client took nothing for %.0f s.",
+                    redact(self._name),
+                    self._patience,
+                )
+                return False
+
+    def _is_server_alive(self) -> bool:
+        process = process_of(self._name)
+        return process is None or any(one.id == process for one in self._layer.backend.processes())
