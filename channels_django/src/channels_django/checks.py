@@ -164,3 +164,10 @@ def _deployment() -> Iterator[CheckMessage]:
             hint="Leave it out to have workers answer HTTP; or serve HTTP by another server, and silence this check.",
             id="channels.W006",
         )
+    if conf.option_value("SESSION_KEY_IN_URL"):
+        yield CheckWarning(
+            "CHANNELS['SESSION_KEY_IN_URL'] is on: @http_session takes a session key from the query string, and query"
+            " strings end up in logs, histories and referrers, where a key is as good as a password.",
+            hint="Set CHANNELS = {'SESSION_KEY_IN_URL': False}; browsers send the session cookie by themselves.",
+            id="channels.W007",
+        )

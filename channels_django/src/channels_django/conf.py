@@ -97,6 +97,9 @@ def _options() -> Iterator[Option]:
     yield Option(key="HTTP", section="django", field="http", kind=HttpMode, default="layer")
     yield Option(key="SESSION_STORE", section="django", field="session_store", kind=str, default="django")
     yield Option(
+        key="SESSION_KEY_IN_URL", section="django", field="session_key_in_url", kind=bool, default=True
+    )
+    yield Option(
         key="BLOCK_PLUGINS", section="django", field="blocked_plugins", kind=tuple[str, ...], default=()
     )
 
@@ -147,6 +150,7 @@ def load_config() -> Config:
         interface.setdefault("websocket_protocols", tuple(protocols))
     others = sections["django"]
     others.pop("http", None)
+    others.pop("session_key_in_url", None)
     return Config(
         layers={alias: _layer(entry) for alias, entry in _mapping("CHANNEL_LAYERS").items()},
         interface=InterfaceConfig(**interface),
@@ -236,6 +240,8 @@ def _wrong(option: Option, value: Any) -> str | None:
     if get_origin(kind) is tuple:
         right = isinstance(value, list | tuple) and all(isinstance(one, str) for one in value)
         return None if right else f"a list of text{optional}"
+    if kind is bool:
+        return None if isinstance(value, bool) else "True or False"
     if kind is str:
         return None if isinstance(value, str) and value else f"text{optional}"
     allowed = int if kind is int else int | float
