@@ -1,0 +1,26 @@
+"""The ASGI 3 types, as far as the interface application speaks the protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Final
+
+__all__ = ["STEPPED_SERVERS", "Event", "Receive", "Scope", "ServerSend", "server_of"]
+
+Scope = MutableMapping[str, Any]
+Event = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Event]]
+ServerSend = Callable[[Event], Awaitable[None]]
+
+STEPPED_SERVERS: Final = frozenset({"uvicorn", "hypercorn", "daphne"})
+"""Servers whose ``send`` for a WebSocket frame asks for no current task, and so may be driven by hand."""
+
+
+def server_of(send: ServerSend) -> str:
+    """The top-level package that ``send`` comes from: the server's, unless a middleware wraps it; may be empty."""
+    call: Any = send
+    while hasattr(call, "func"):
+        call = call.func
+    owner = getattr(call, "__self__", None)
+    module = getattr(call, "__module__", None) or getattr(type(owner), "__module__", None) or ""
+    return str(module).partition(".")[0]

@@ -1,0 +1,59 @@
+"""Whether anybody would answer: the live workers of the layer, looked up at most once a second."""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+from typing import TYPE_CHECKING, Final
+
+from channels_core.interface.outage import Outage
+
+if TYPE_CHECKING:
+    from channels_core.layers import LayerBackend
+
+__all__ = ["WorkerWatch"]
+
+_FRESH: Final = 1.0
+
+
+class WorkerWatch:
+    """Looks for workers when a connection asks, and remembers for how long there was none."""
+
+    __slots__ = ("_absent_since", "_backend", "_grace", "_looked_at", "_looking", "_outage")
+
+    def __init__(self, backend: LayerBackend, outage: Outage, *, grace: float) -> None:
+        self._backend = backend
+        self._outage = outage
+        self._grace = grace
+        self._looked_at: float | None = None
+        self._absent_since: float | None = None
+        self._looking: asyncio.Task[None] | None = None
+
+    async def is_served(self) -> bool:
+        """Whether a worker lives, or lived within the grace time. Waits only when the last answer was no."""
+        if self._looked_at is None or monotonic() - self._looked_at > _FRESH:
+            if not self._backend.is_waiting:
+                await self.look()
+            else:
+                if self._looking is None:
+                    self._looking = asyncio.create_task(self.look())
+                    self._looking.add_done_callback(self._looked)
+                if self._looked_at is None or self._absent_since is not None:
+                    await asyncio.shield(self._looking)
+        return self._absent_since is None or monotonic() - self._absent_since < self._grace
+
+    def _looked(self, _: asyncio.Task[None]) -> None:
+        self._looking = None
+
+    async def look(self) -> None:
+        """Look now. While the layer is away the last answer stands. Never raises."""
+        try:
+            processes = await self._backend.aprocesses()
+        except Exception as error:  # noqa: BLE001 - a backend's failure, whatever it is, is an outage to us
+            self._outage.begin(error)
+            return
+        self._looked_at = monotonic()
+        if any(process.kind == "worker" for process in processes):
+            self._absent_since = None
+        elif self._absent_since is None:
+            self._absent_since = self._looked_at
