@@ -279,13 +279,14 @@ def echo(port: int, options: argparse.Namespace) -> EchoLoad:
     """Warm up, load with a closed loop, then with an open one at half of the rate."""
     load = WebSocketLoad(port, "/echo")
     load.open(options.connections, 32)
-    load.closed_loop(min(0.5, options.seconds))
+    _, warm = load.closed_loop(min(0.5, options.seconds))
     share = CpuShare()
     rate, took = load.closed_loop(options.seconds)
     client_cpu = share.read()
     half_rate, half_took = load.open_loop(rate / 2, options.seconds / 2)
     load.close()
     return EchoLoad(
+        round_trips=len(warm) + len(took) + len(half_took),
         rate=rate,
         latency=Percentiles.of(took),
         half_load_rate=half_rate,
@@ -348,13 +349,15 @@ def http(port: int, options: argparse.Namespace) -> HttpLoad:
     if len(sizes) != 1:
         raise LoadError(f"The answers to GET / differ in size: {sorted(sizes)}")
     size = sizes.pop()
-    _http_closed_loop(sockets, request, size, min(0.5, options.seconds))
+    _, warm = _http_closed_loop(sockets, request, size, min(0.5, options.seconds))
     share = CpuShare()
     rate, took = _http_closed_loop(sockets, request, size, options.seconds)
     client_cpu = share.read()
     for sock in sockets:
         sock.close()
-    return HttpLoad(rate=rate, latency=Percentiles.of(took), client_cpu=client_cpu)
+    return HttpLoad(
+        round_trips=len(warm) + len(took), rate=rate, latency=Percentiles.of(took), client_cpu=client_cpu
+    )
 
 
 def _first_answer_size(sock: socket.socket, request: bytes) -> int:

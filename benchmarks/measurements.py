@@ -62,8 +62,12 @@ def _nearest_rank(ranked: Sequence[float], share: float) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class EchoLoad:
-    """Closed loop (each connection waits for its answer), then an open loop at half of the rate reached."""
+    """Closed loop (each connection waits for its answer), then an open loop at half of the rate reached.
 
+    `round_trips` counts all echoes, those of the warm-up too.
+    """
+
+    round_trips: int
     rate: float
     latency: Percentiles
     half_load_rate: float
@@ -97,8 +101,9 @@ class IdleLoad:
 
 @dataclass(frozen=True, kw_only=True)
 class HttpLoad:
-    """GET requests on kept connections, closed loop."""
+    """GET requests on kept connections, closed loop; `round_trips` counts those of the warm-up too."""
 
+    round_trips: int
     rate: float
     latency: Percentiles
     client_cpu: float

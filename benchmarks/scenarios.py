@@ -163,6 +163,7 @@ def layer(contestant: Contestant, size: Size) -> Figures:
 
 def echo(connections: int) -> Callable[[Contestant, Size], Figures]:
     def measure(server: Server, size: Size) -> Mapping[str, float]:
+        before = server.cpu_seconds()
         seen = load(EchoLoad, "echo", server, connections=connections, seconds=size.seconds)
         return {
             "rate": seen.rate,
@@ -170,6 +171,7 @@ def echo(connections: int) -> Callable[[Contestant, Size], Figures]:
             "p99": seen.latency.p99 * 1000,
             "half_p50": seen.half_load_latency.p50 * 1000,
             "half_p99": seen.half_load_latency.p99 * 1000,
+            "cost": (server.cpu_seconds() - before) / seen.round_trips * 1e6,
             "client_cpu": seen.client_cpu * 100,
         }
 
@@ -225,15 +227,18 @@ def memory(server: Server, size: Size) -> Mapping[str, float]:
 
 @served
 def http(server: Server, size: Size) -> Mapping[str, float]:
+    before = server.cpu_seconds()
     seen = load(HttpLoad, "http", server, connections=50, seconds=size.seconds)
     return {
         "rate": seen.rate,
         "p50": seen.latency.p50 * 1000,
         "p99": seen.latency.p99 * 1000,
+        "cost": (server.cpu_seconds() - before) / seen.round_trips * 1e6,
         "client_cpu": seen.client_cpu * 100,
     }
 
 
+COST = Metric(name="cost", title="server CPU each", unit="µs")
 CLIENT_CPU = Metric(name="client_cpu", title="client CPU", unit="%")
 LATENCIES = (
     Metric(name="p50", title="p50", unit="ms", digits=3),
@@ -244,6 +249,7 @@ ECHO_METRICS = (
     *LATENCIES,
     Metric(name="half_p50", title="half load p50", unit="ms", digits=3),
     Metric(name="half_p99", title="half load p99", unit="ms", digits=3),
+    COST,
     CLIENT_CPU,
 )
 BROADCAST_METRICS = (
@@ -378,7 +384,7 @@ SCENARIOS: Mapping[str, Scenario] = {
             explanation="GET / on 50 kept connections. Ours through the layer means interface, layer, worker thread, "
             "router, Django's URL resolver and view, and the way back.",
             contestants=("bare", "ours-sync", "ours-in-process", "django-asgi", "django-asgi-async"),
-            metrics=(Metric(name="rate", title="requests", unit="/s"), *LATENCIES, CLIENT_CPU),
+            metrics=(Metric(name="rate", title="requests", unit="/s"), *LATENCIES, COST, CLIENT_CPU),
             measure=http,
             baseline="django-asgi",
             targets=(
