@@ -111,8 +111,16 @@ class Worker:
     def run(self) -> None:
         """:meth:`start`, wait for :meth:`request_stop` or a consumer's SystemExit, :meth:`stop`."""
         self.start()
-        self._requests.get()
+        while not self._is_stop_requested():
+            pass
         self.stop()
+
+    def _is_stop_requested(self) -> bool:
+        # A signal may be taken by any thread, but its handler runs in the main one, which must come back to do so.
+        with suppress(queue.Empty):
+            self._requests.get(timeout=_WATCHDOG_TICK)
+            return True
+        return False
 
     def request_stop(self) -> None:
         """Make :meth:`run` stop gracefully. Safe in a signal handler."""
