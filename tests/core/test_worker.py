@@ -473,7 +473,7 @@ async def test_async_consumers_run_at_once_on_one_loop(bench: Bench) -> None:
     bench.work({"in": consumer})
     for n in range(20):
         bench.layer.send("in", {"n": n})
-    got = {(await bench.layer.areceive(["out"], timeout=WAIT))[1]["n"] for _ in range(20)}  # type: ignore[index]
+    got = {(await bench.layer.areceive(["out"], timeout=WAIT))[1]["n"] for _ in range(20)}  # type: ignore[index]  # awaited
 
     assert got == set(range(20))
     assert most == 20
