@@ -1,1 +1,3 @@
 """Management commands."""
+
+__all__: list[str] = []
