@@ -453,6 +453,26 @@ def test_callback_then_started_then_consumer_then_finished_then_flush_b26_b27(be
     assert events.calls == ["callback in", "started", "consumer", "finished"]
 
 
+def test_each_thread_says_when_it_has_ended_also_where_that_fails(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    ended: list[str] = []
+
+    class Ends(WorkerEvents):
+        def thread_finished(self) -> None:
+            ended.append(threading.current_thread().name)
+            raise RuntimeError("cannot close")
+
+    worker = bench.work({"in": lambda message: None}, config=WorkerConfig(threads=2), events=Ends())
+    assert ended == []
+    worker.stop()
+
+    assert len(set(ended)) == len(ended) == 2
+    assert [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR] == [
+        "The event thread_finished failed; the thread ends all the same."
+    ] * 2
+
+
 async def test_async_consumers_run_at_once_on_one_loop(bench: Bench) -> None:
     both_in = asyncio.Event
     inside = 0

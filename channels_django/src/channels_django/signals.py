@@ -11,7 +11,7 @@ from time import monotonic
 from typing import Any
 
 from asgiref.sync import sync_to_async
-from django.db import close_old_connections
+from django.db import close_old_connections, connections
 from django.db.backends.signals import connection_created
 from django.dispatch import Signal
 
@@ -45,7 +45,8 @@ class DjangoEvents(WorkerEvents):
 
     After a synchronous consumer that means the connections of its own thread; inside an ``atomic`` block nothing is
     closed. Asynchronous consumers use the database in a helper thread. That is visited after a run that opened a
-    connection there, and at most once a second while such a connection may be open.
+    connection there, and at most once a second while such a connection may be open. A worker's thread that ends closes
+    all of its own.
     """
 
     def __init__(self) -> None:
@@ -82,6 +83,9 @@ class DjangoEvents(WorkerEvents):
                 await self._visit()
             elif self._is_async_database_used and monotonic() - self._visited_at > _VISIT_INTERVAL:
                 await self._visit()
+
+    def thread_finished(self) -> None:
+        connections.close_all()
 
     async def _visit(self) -> None:
         self._visited_at = monotonic()

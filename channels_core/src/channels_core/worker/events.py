@@ -31,3 +31,6 @@ class WorkerEvents:
 
     async def aconsumer_finished(self) -> None:
         """An ``async def`` consumer has ended."""
+
+    def thread_finished(self) -> None:
+        """This thread has run its last consumer: what it keeps for itself may be closed."""

@@ -134,6 +134,7 @@ class ThreadReader:
                     _sleep_unless_stopping(self, pause)
                     pause = min(pause * 2, _LONGEST_PAUSE)
         finally:
+            self._runner.finish_thread()
             if self._loop is not None:
                 self._loop.close()
 

@@ -165,6 +165,14 @@ class Runner:
             current_held.reset(token)
         return self._conclude(run, error)
 
+    def finish_thread(self) -> None:
+        """Tell the events that this thread runs no more consumers."""
+        if self._events is not None:
+            try:
+                self._events.thread_finished()
+            except Exception:
+                logger.exception("The event thread_finished failed; the thread ends all the same.")
+
     async def arun(self, run: Run) -> FinishedRun:
         """Run an ``async def`` consumer in this task."""
         if run.call is None:
