@@ -11,7 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from time import time
+from time import time_ns
 from typing import TYPE_CHECKING, Any, Final
 
 from channels_core import exceptions
@@ -39,6 +39,8 @@ __all__ = ["DEFAULT_CHANNEL_LAYER", "ChannelLayer", "ChannelLayers", "channel_la
 
 DEFAULT_CHANNEL_LAYER: Final = "default"
 CONFIG_VARIABLE: Final = "CHANNELS_CONFIG"
+
+_SENT: Final = Outcome.SENT  # looking a member up in its enum costs as much as making a Send
 
 Received = tuple[str, dict[str, Any]] | tuple[None, None]
 
@@ -126,7 +128,7 @@ class ChannelLayer:
         plain, size = normalise(content)
         if size > self.backend.max_message_size:
             raise self._too_large(channel, size)
-        stamp: dict[str, str | int] = {SENT_AT: int(time() * 1000)}
+        stamp: dict[str, str | int] = {SENT_AT: time_ns() // 1_000_000}
         if headers:
             stamp.update(check_headers(headers))
         return Send(channel, plain, stamp, size)
@@ -139,7 +141,7 @@ class ChannelLayer:
         plain, size = normalise(content)
         if size > self.backend.max_message_size:
             raise self._too_large(group, size)
-        stamp: dict[str, str | int] = {SENT_AT: int(time() * 1000)}
+        stamp: dict[str, str | int] = {SENT_AT: time_ns() // 1_000_000}
         if headers:
             stamp.update(check_headers(headers))
         return Send(group, plain, stamp, size, True)
@@ -153,13 +155,13 @@ class ChannelLayer:
         if self.backend.is_waiting:
             self._refuse_in_loop("send")
         outcome = self.backend.send_one(send)
-        if outcome is not Outcome.SENT:
+        if outcome is not _SENT:
             self._raise_for(outcome, send)
 
     async def adeliver(self, send: Send) -> None:
         """:meth:`deliver`."""
         outcome = await self.backend.asend_one(send)
-        if outcome is not Outcome.SENT:
+        if outcome is not _SENT:
             self._raise_for(outcome, send)
 
     def send(self, channel: str, message: dict[str, Any]) -> None:
@@ -167,7 +169,13 @@ class ChannelLayer:
 
         Raises what :meth:`prepare` and :meth:`deliver` raise.
         """
-        self.deliver(self.prepare(channel, message))
+        send = self.prepare(channel, message)
+        backend = self.backend
+        if backend.is_waiting:
+            self._refuse_in_loop("send")
+        outcome = backend.send_one(send)
+        if outcome is not _SENT:
+            self._raise_for(outcome, send)
 
     async def asend(self, channel: str, message: dict[str, Any]) -> None:
         """:meth:`send`."""

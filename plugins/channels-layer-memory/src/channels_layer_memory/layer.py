@@ -46,7 +46,9 @@ __all__ = ["MemoryBackend"]
 
 _W = TypeVar("_W", bound=Waiter)
 
+# Looking a member up in its enum costs as much as appending a message.
 _SENT = Outcome.SENT
+_RELEASE, _REQUEUE, _DEAD = Verdict.RELEASE, Verdict.REQUEUE, Verdict.DEAD
 _SWEEP_AT = 1024
 
 
@@ -96,15 +98,52 @@ class MemoryBackend(LayerBackend):
     # Sending.
 
     def send_one(self, send: Send) -> Outcome:
-        queue = self._queues.get(send.channel)
-        if queue is None or queue.room is not None or send.is_group or len(queue.entries) >= queue.capacity:
+        name = send.channel
+        queue = self._queues.get(name)
+        if queue is None:
+            mark = name.find("!") + 1
+            return (
+                self._send_to_inbox(send, name[:mark], name[mark:]) if mark else self.send_batch((send,))[0]
+            )
+        if not queue.is_simple or send.is_group or len(queue.entries) >= queue.capacity:
             return self.send_batch((send,))[0]
-        # Appending takes no lock: the deque is safe by itself, and everything else that is done to it is done under
-        # the lock by calls that look at it again after they announced themselves (waiters, is_dropped).
+        # Appending takes no lock: the deque is safe by itself, and whoever does more to it under the lock looks at it
+        # again after making known what it is about to do (waiters, is_dropped).
         queue.entries.append(Entry(send, self._clock()))
         self.counters.sent += 1
         if queue.waiters or queue.is_dropped:
             self._attend(queue)
+        return _SENT
+
+    def _send_to_inbox(self, send: Send, prefix: str, local: str) -> Outcome:
+        """The usual case of :meth:`send_batch` for one reply, at half the cost."""
+        self._lock.acquire()  # spelled out: a with statement costs twice as much
+        try:
+            now = self._clock()
+            queue = self._queues.get(prefix)
+            room = None if queue is None else queue.room
+            if (
+                queue is not None
+                and room is not None
+                and room.count < room.capacity
+                and room.size < room.max_size
+                and now < self._next_lapse
+            ):
+                self._sequence += 1
+                queue.append(Entry(send, now, (local,), self._sequence))
+                self.counters.sent += 1
+                if not queue.waiters:
+                    return _SENT
+                waiter = queue.next_waiter()
+                is_sent = True
+            else:
+                waiter, is_sent = None, False
+        finally:
+            self._lock.release()
+        if not is_sent:
+            return self.send_batch((send,))[0]
+        if waiter is not None:
+            self._after([waiter])
         return _SENT
 
     async def asend_one(self, send: Send) -> Outcome:
@@ -207,8 +246,9 @@ class MemoryBackend(LayerBackend):
                 if successor is queue:
                     queue.is_dropped = False
                 else:
-                    while queue.entries:
-                        successor.entries.append(queue.entries.popleft())
+                    while (entry := queue.first) is not None:
+                        queue.entries.remove(entry)
+                        successor.entries.append(entry)
                         self._fire_next(successor, fired)
             self._fire_next(queue, fired)
         self._after(fired)
@@ -247,8 +287,9 @@ class MemoryBackend(LayerBackend):
             if not queue.entries and not queue.waiters and not queue.leased and queue.process is None:
                 del self._queues[queue.name]
                 queue.is_dropped = True
-                if queue.entries:  # appended meanwhile, by a sender that may not have seen is_dropped
-                    self._attend(queue)
+                if queue.entries:  # appended meanwhile, by a sender that need not have seen is_dropped
+                    self._queues[queue.name] = queue
+                    queue.is_dropped = False
         self._sweep_at = max(_SWEEP_AT, 2 * len(self._queues))
 
     # Waking, with the lock (_fire_next, _pass_on) and after it (_after).
@@ -298,12 +339,9 @@ class MemoryBackend(LayerBackend):
         timeout: float | None = None,
         process: str | None = None,
     ) -> list[Delivery]:
-        if len(channels) == 1 and limit == 1:
-            delivery = self._pop(channels[0])
-            if delivery is not None:
-                return [delivery]
-        if not channels or limit < 1:
-            return []
+        deliveries = self._take_simply(channels, limit)
+        if deliveries or not channels or limit < 1:
+            return deliveries
         fired: list[Waiter] = []
         waiter = None
         with self._lock:
@@ -316,21 +354,35 @@ class MemoryBackend(LayerBackend):
             return deliveries
         return self._wait(waiter, channels, limit, timeout, process)
 
-    def _pop(self, channel: str) -> Delivery | None:
-        """The next message of a channel of the simple kind, without taking the lock."""
-        queue = self._queues.get(channel)
-        if queue is None or queue.is_leased or queue.room is not None or not queue.entries:
-            return None
-        try:
-            entry = queue.entries.popleft()
-        except IndexError:  # another reader was faster
-            return None
-        if entry.since < self._clock() - self.expiry:
-            queue.entries.appendleft(entry)
-            return None
-        self.counters.received += 1
-        send = entry.send
-        return Delivery(channel, send.content, send.headers, entry.locals, entry.attempt, entry)
+    def _take_simply(self, channels: Sequence[str], limit: int) -> list[Delivery]:
+        """What :meth:`_take` would, without the lock, where all there is waits on one queue of the simple kind."""
+        queues = self._queues
+        only = None
+        for name in channels:
+            queue = queues.get(name)
+            if queue is not None and queue.entries:
+                if only is not None or not queue.is_simple:
+                    return []
+                only = queue
+        deliveries: list[Delivery] = []
+        if only is not None:
+            entries, name = only.entries, only.name
+            horizon = self._clock() - self.expiry
+            while entries and limit > 0:
+                try:
+                    entry = entries.popleft()
+                except IndexError:  # another reader was faster
+                    break
+                if entry.since < horizon:
+                    entries.appendleft(entry)
+                    break
+                send = entry.send
+                deliveries.append(
+                    Delivery(name, send.content, send.headers, entry.locals, entry.attempt, entry)
+                )
+                limit -= 1
+            self.counters.received += len(deliveries)
+        return deliveries
 
     def _wait(
         self,
@@ -533,7 +585,7 @@ class MemoryBackend(LayerBackend):
     def _settle_all(self, settlements: Sequence[Settlement], now: float, fired: list[Waiter]) -> None:
         releases = []
         for settlement in settlements:
-            if settlement.verdict is Verdict.RELEASE:
+            if settlement.verdict is _RELEASE:
                 releases.append(settlement)
             else:
                 self._settle(settlement, now, fired)
@@ -550,16 +602,16 @@ class MemoryBackend(LayerBackend):
         if delivery.is_leased:
             queue = self._leases.pop(entry)
             queue.leased -= 1
-        elif settlement.verdict in {Verdict.RELEASE, Verdict.REQUEUE}:
+        elif settlement.verdict in (_RELEASE, _REQUEUE):
             queue = self._queue(delivery.channel)
         else:
             return
         if queue is None:
             self.counters.gone += 1
-        elif settlement.verdict is Verdict.RELEASE:
+        elif settlement.verdict is _RELEASE:
             self.counters.released += 1
             self._put_back(queue, entry, now, fired, has_begun=settlement.is_begun)
-        elif settlement.verdict is Verdict.REQUEUE:
+        elif settlement.verdict is _REQUEUE:
             self.counters.requeued += 1
             content = entry.send.content if settlement.content is None else settlement.content
             self._sequence += 1
@@ -568,7 +620,7 @@ class MemoryBackend(LayerBackend):
             again.is_kept = delivery.is_leased
             queue.append(again)
             self._fire_next(queue, fired)
-        elif settlement.verdict is Verdict.DEAD:
+        elif settlement.verdict is _DEAD:
             self._bury(entry, queue.name, settlement.reason, now)
 
     def _put_back(
@@ -811,7 +863,8 @@ class MemoryBackend(LayerBackend):
                     self._expire(queue, now - self.expiry)
                 pending = 0 if queue is None else len(queue.entries)
                 leased = 0 if queue is None else queue.leased
-                age = now - queue.oldest_since if queue is not None and pending else 0.0
+                first = None if queue is None else queue.first
+                age = 0.0 if first is None else now - first.since
                 if pending or leased or channels is not None:
                     figures.append(
                         ChannelFigures(channel=name, pending=pending, leased=leased, oldest_age=age)

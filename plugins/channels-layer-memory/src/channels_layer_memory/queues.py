@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from math import inf
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -55,8 +54,8 @@ class Room:
 class Queue:
     """The messages that wait on one channel, or on one prefix.
 
-    ``entries`` are in the order of arrival. Sends append to a queue without room of its own without taking the
-    layer's lock; everything else is done under it.
+    ``entries`` are in the order of arrival. The layer's lock guards everything, but that others may append to and pop
+    from the ``entries`` of a queue that :attr:`is_simple` at any moment.
     """
 
     __slots__ = (
@@ -64,6 +63,7 @@ class Queue:
         "entries",
         "is_dropped",
         "is_leased",
+        "is_simple",
         "leased",
         "name",
         "process",
@@ -84,6 +84,9 @@ class Queue:
         self.name = name
         self.capacity = capacity
         self.is_leased = is_leased
+        self.is_simple = not is_leased and room is None and process is None and not name.endswith("!")
+        """At-most-once, counted by itself and without order to keep beside other queues: appended to, and taken from,
+        without the lock."""
         self.process = process
         self.room = room
         self.entries: deque[Entry] = deque()
@@ -110,21 +113,29 @@ class Queue:
             self.room.count += 1
             self.room.size += entry.send.size
 
-    def pop_left(self) -> Entry:
-        entry = self.entries.popleft()
-        if self.room is not None:
-            self.room.count -= 1
-            self.room.size -= entry.send.size
-        return entry
-
     def pop_expired(self, horizon: float) -> list[Entry]:
         """Take out what began to wait before ``horizon`` and expires."""
         expired = []
-        while self.entries and self.entries[0].since < horizon and not self.entries[0].is_kept:
-            expired.append(self.pop_left())
+        while (first := self.first) is not None and first.since < horizon and not first.is_kept:
+            try:
+                self.entries.remove(first)  # not popleft(): the first may be another by now
+            except ValueError:
+                continue
+            if self.room is not None:
+                self.room.count -= 1
+                self.room.size -= first.send.size
+            expired.append(first)
         if self.is_leased and self.entries and self.entries[0].is_kept:
             expired += self._pop_expired_behind(horizon)
         return expired
+
+    @property
+    def first(self) -> Entry | None:
+        """The next to be taken."""
+        try:
+            return self.entries[0]
+        except IndexError:
+            return None
 
     def _pop_expired_behind(self, horizon: float) -> list[Entry]:
         """The same, where messages that never expire hide those that do."""
@@ -137,8 +148,10 @@ class Queue:
 
     def clear(self) -> None:
         """Forget what waits and what is leased."""
-        while self.entries:
-            self.pop_left().is_spent = True
+        if self.room is not None:
+            self.room.count -= len(self.entries)
+            self.room.size -= sum(entry.send.size for entry in self.entries)
+        self.entries.clear()
         self.leased = 0
 
     def next_waiter(self) -> Waiter | None:
@@ -149,7 +162,3 @@ class Queue:
                 waiter.is_fired = True
                 return waiter
         return None
-
-    @property
-    def oldest_since(self) -> float:
-        return min((entry.since for entry in self.entries), default=inf)
