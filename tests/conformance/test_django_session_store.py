@@ -17,7 +17,7 @@ class _OverDjango(SessionStoreConformance):
     short_ttl = 0.05  # to which the store adds up to a second
 
     @pytest.fixture
-    def store(self, file_database: Path, tmp_path: Path) -> Iterator[SessionStore]:
+    def store(self, file_database: Path, session_folder: Path, tmp_path: Path) -> Iterator[SessionStore]:
         from django.test import override_settings
 
         from channels_session_django.store import DjangoSessionStore
@@ -28,7 +28,6 @@ class _OverDjango(SessionStoreConformance):
         with override_settings(
             CHANNEL_SESSION_ENGINE=f"django.contrib.sessions.backends.{self.engine}",
             CACHES=caches,
-            SESSION_FILE_PATH=str(tmp_path),
         ):
             yield DjangoSessionStore()
 

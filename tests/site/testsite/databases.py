@@ -1,23 +1,15 @@
-"""pytest fixtures: the test site set up, and a database in a file, which threads and workers can share.
+"""A pytest fixture: a database in a file, which the threads of workers can share without locking each other out.
 
 Named in the ``pytest_plugins`` of the test modules that use them.
 """
 
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-
-@pytest.fixture(scope="session")
-def site() -> None:
-    """Django, set up with the settings of the test site."""
-    import django
-
-    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "testsite.settings")
-    django.setup()
+from testsite.fixtures import set_up_django
 
 
 class _Swap:
@@ -31,7 +23,8 @@ class _Swap:
         self._connection = getattr(own, "default", None)
         if self._connection is not None:
             del connections["default"]
-        connections.settings["default"] = {**self._settings, "NAME": str(path)}
+        options = {"init_command": "PRAGMA synchronous=OFF", "timeout": 30}  # it need not survive a power cut
+        connections.settings["default"] = {**self._settings, "NAME": str(path), "OPTIONS": options}
 
     def undo(self) -> None:
         from asgiref.sync import SyncToAsync
@@ -49,7 +42,8 @@ class _Swap:
 
 
 @pytest.fixture(scope="session")
-def _migrated(site: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def _migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    set_up_django()
     from django.core.management import call_command
 
     path = tmp_path_factory.mktemp("database") / "template.sqlite3"
@@ -67,3 +61,25 @@ def file_database(_migrated: Path, tmp_path: Path) -> Iterator[Path]:
     swap = _Swap(path)
     yield path
     swap.undo()
+
+
+@pytest.fixture
+def session_folder(tmp_path: Path) -> Iterator[Path]:
+    """``SESSION_FILE_PATH``, an empty folder; the file engine remembers the folder it first saw."""
+    set_up_django()
+    from django.contrib.sessions.backends.file import SessionStore
+    from django.test import override_settings
+
+    from channels_session_django.engines import existing_session_class
+
+    def forget() -> None:
+        for kind in (SessionStore, existing_session_class("django.contrib.sessions.backends.file")):
+            if "_storage_path" in vars(kind):
+                delattr(kind, "_storage_path")
+
+    folder = tmp_path / "sessions"
+    folder.mkdir()
+    forget()
+    with override_settings(SESSION_FILE_PATH=str(folder)):
+        yield folder
+    forget()

@@ -97,6 +97,14 @@ def _set_user(message: Message, session: Callable[[], SessionBase | None]) -> No
     message.user = SimpleLazyObject(lambda: _user_of(session()))  # type: ignore[attr-defined]  # decorators hang attributes on messages
 
 
+def _http_session_now(message: Message) -> Callable[[], SessionBase | None]:
+    """The HTTP session that is known at this moment, still to be loaded or not; one found later is another matter."""
+    if "http_session" in message.__dict__:
+        known = message.http_session
+        return lambda: known
+    return lambda: message.http_session
+
+
 async def _aset_user(message: Message, session: SessionBase | None) -> None:
     """The user is fetched at once, since reading an attribute cannot be awaited; of nobody, without a thread."""
     user = await sync_to_async(_user_of)(session) if session and SESSION_KEY in session else _user_of(None)
@@ -120,7 +128,7 @@ async def _async_channel_user_scope(message: Message) -> AsyncIterator[None]:
 @contextmanager
 def _http_user_scope(message: Message) -> Iterator[None]:
     with http_session_scope(message):
-        _set_user(message, lambda: message.http_session)
+        _set_user(message, _http_session_now(message))
         yield
 
 
