@@ -13,6 +13,20 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 FORBIDDEN_NAMES = {"utils.py", "helpers.py", "common.py", "base.py", "misc.py"}
 LOCK_FILES = {"uv.lock", "poetry.lock", "pdm.lock", "Pipfile.lock", "pylock.toml", "package-lock.json"}
+GENERATED = {
+    *(path.name for path in ROOT.glob(".venv*")),
+    *(
+        ".git",
+        ".venvs",
+        "__pycache__",
+        ".mypy_cache",
+        ".ruff_cache",
+        ".pytest_cache",
+        ".hypothesis",
+        "build",
+        "dist",
+    ),
+}
 SUPPRESSION = re.compile(
     r"#\s*(?:type:\s*ignore|noqa)(?P<code>\[[^\]]+\]|:\s*[A-Z]+\d+(?:,\s*[A-Z]+\d+)*)?(?P<rest>.*)$"
 )
@@ -20,9 +34,12 @@ REASON = re.compile(r"\s+[-#]\s*\w.*")
 
 
 def tracked() -> list[Path]:
-    """The files of the checkout: those git tracks, and new ones it does not ignore."""
+    """The files of the checkout: those git tracks, and new ones it does not ignore; all, where there is no git."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
-    output = subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout.decode()
+    try:
+        output = subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout.decode()
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        return [path for path in ROOT.rglob("*") if path.is_file() and not GENERATED & set(path.parts[:-1])]
     return [ROOT / name for name in output.split("\0") if name and (ROOT / name).is_file()]
 
 
