@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from channels_core.channel_layer import DEFAULT_CHANNEL_LAYER, ChannelLayer, channel_layers
 from channels_core.held import current_held
-
-if TYPE_CHECKING:
-    from channels_core.layers import Send
 
 __all__ = ["Channel", "Group"]
 
@@ -38,12 +35,6 @@ class _Target:
         return f"{type(self).__name__}({self.name!r})"
 
 
-def _hold(layer: ChannelLayer, send: Send) -> bool:
-    """Queue ``send`` with the running consumer's other sends; false where there is no run."""
-    held = current_held.get()
-    return held is not None and held.append(layer, send)
-
-
 class Channel(_Target):
     """A channel by name. Attributes: ``name``, ``channel_layer``."""
 
@@ -66,7 +57,8 @@ class Channel(_Target):
         """
         layer = self._layer or channel_layers[self._alias]
         send = layer.prepare(self.name, content, headers)
-        if immediately or not _hold(layer, send):
+        held = current_held.get()
+        if immediately or held is None or not held.append(layer, send):
             layer.deliver(send)
 
     async def asend(
@@ -79,7 +71,8 @@ class Channel(_Target):
         """:meth:`send`."""
         layer = self._layer or channel_layers[self._alias]
         send = layer.prepare(self.name, content, headers)
-        if immediately or not _hold(layer, send):
+        held = current_held.get()
+        if immediately or held is None or not held.append(layer, send):
             await layer.adeliver(send)
 
 
@@ -120,7 +113,8 @@ class Group(_Target):
         """
         layer = self._layer or channel_layers[self._alias]
         send = layer.prepare_group(self.name, content, headers)
-        if immediately or not _hold(layer, send):
+        held = current_held.get()
+        if immediately or held is None or not held.append(layer, send):
             layer.deliver(send)
 
     async def asend(
@@ -133,7 +127,8 @@ class Group(_Target):
         """:meth:`send`."""
         layer = self._layer or channel_layers[self._alias]
         send = layer.prepare_group(self.name, content, headers)
-        if immediately or not _hold(layer, send):
+        held = current_held.get()
+        if immediately or held is None or not held.append(layer, send):
             await layer.adeliver(send)
 
     def channels(self) -> list[str]:

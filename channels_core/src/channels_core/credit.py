@@ -7,12 +7,12 @@ the run's last message to that connection, or as an empty message of its own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from channels_core.headers import CREDIT, CREDITED
 from channels_core.layers import Send
 
-__all__ = ["credit_of", "credit_send", "with_credit"]
+__all__ = ["add_credit", "credit_of", "credit_send"]
 
 
 def credit_of(headers: Mapping[str, str | int]) -> str | None:
@@ -26,14 +26,11 @@ def credit_send(channel: str) -> Send:
     return Send(channel, {}, {CREDITED: channel[channel.find("!") + 1 :]}, 0)
 
 
-def with_credit(sends: Sequence[Send], channel: str) -> list[Send]:
-    """``sends`` with one credit for ``channel`` added: on the last send to it, else as a send of its own."""
-    carried = list(sends)
-    for index in range(len(carried) - 1, -1, -1):
-        send = carried[index]
+def add_credit(sends: list[Send], channel: str) -> None:
+    """Add one credit for ``channel`` to a run's ``sends``: to the last one to it, else as a send of its own."""
+    for send in reversed(sends):
         if send.channel == channel and not send.is_group:
-            local = channel[channel.find("!") + 1 :]
-            carried[index] = Send(send.channel, send.content, {**send.headers, CREDITED: local}, send.size)
-            return carried
-    carried.append(credit_send(channel))
-    return carried
+            # The headers were made for this send and nobody has seen it yet: no copy.
+            send.headers[CREDITED] = channel[channel.find("!") + 1 :]
+            return
+    sends.append(credit_send(channel))

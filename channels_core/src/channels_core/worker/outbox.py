@@ -21,13 +21,16 @@ from channels_core.names import redact
 if TYPE_CHECKING:
     from channels_core.channel_layer import ChannelLayer
     from channels_core.config import WorkerConfig
-    from channels_core.worker.runs import FinishedRun
+    from channels_core.worker.runs import Run
 
 __all__ = ["Outbox"]
 
 logger = logging.getLogger("channels.worker")
 
 _LONGEST_PAUSE = 0.5
+_SENT = Outcome.SENT  # looking a member up in its enum costs as much as making a Send
+_FULL = Outcome.FULL
+_UNCERTAIN = Outcome.UNCERTAIN
 
 
 class _Refused:
@@ -71,7 +74,7 @@ class Outbox:
 
     # The usual way.
 
-    def finish(self, run: FinishedRun) -> None:
+    def finish(self, run: Run) -> None:
         """Send and settle one run on a backend that does not wait."""
         if run.requeue is not None:
             self._backend.settle((run.requeue,))
@@ -79,7 +82,7 @@ class Outbox:
         if sends:
             if len(sends) == 1:
                 outcome = self._backend.send_one(sends[0])
-                if outcome is not Outcome.SENT:
+                if outcome is not _SENT:
                     self.take_outcomes(run, (outcome,))
                     return
             else:
@@ -90,15 +93,13 @@ class Outbox:
         if run.foreign:
             self.send_foreign(run)
 
-    def take_outcomes(
-        self, run: FinishedRun, outcomes: Sequence[Outcome], *, is_settled: bool = False
-    ) -> None:
+    def take_outcomes(self, run: Run, outcomes: Sequence[Outcome], *, is_settled: bool = False) -> None:
         """Look after the sends of ``run`` that did not arrive; settle it when all did and nobody has."""
         refused = []
         for send, outcome in zip(run.sends, outcomes, strict=True):
-            if outcome is Outcome.SENT:
+            if outcome is _SENT:
                 continue
-            if outcome is Outcome.FULL or (outcome is Outcome.UNCERTAIN and run.delivery.is_leased):
+            if outcome is _FULL or (outcome is _UNCERTAIN and run.delivery.is_leased):
                 refused.append(send)
             else:
                 self._log_lost(self._layer, send, outcome)
@@ -109,17 +110,17 @@ class Outbox:
         if run.foreign:
             self.send_foreign(run)
 
-    def turns_of(self, runs: Sequence[FinishedRun]) -> list[Turn]:
+    def turns_of(self, runs: Sequence[Run]) -> list[Turn]:
         """The runs as the layer's exchange takes them."""
         return [Turn(run.sends, run.settlement) for run in runs]
 
-    def requeue_first(self, runs: Sequence[FinishedRun]) -> None:
+    def requeue_first(self, runs: Sequence[Run]) -> None:
         """Put back what goes back before the sends of its run."""
         requeued = [run.requeue for run in runs if run.requeue is not None]
         if requeued:
             self._backend.settle(requeued)
 
-    def unavailable(self, runs: Sequence[FinishedRun]) -> None:
+    def unavailable(self, runs: Sequence[Run]) -> None:
         """The engine was away: keep the runs' sends, in order, and try again."""
         for run in runs:
             if run.sends or run.settlement is not None:
@@ -127,7 +128,7 @@ class Outbox:
             if run.foreign:
                 self.send_foreign(run)
 
-    def send_foreign(self, run: FinishedRun) -> None:
+    def send_foreign(self, run: Run) -> None:
         """Send what a consumer sent to other layers than the one it was called from."""
         by_layer: dict[int, tuple[ChannelLayer, list[Send]]] = {}
         for layer, send in run.foreign:
@@ -140,9 +141,9 @@ class Outbox:
                 continue
             refused = []
             for send, outcome in zip(sends, outcomes, strict=True):
-                if outcome is Outcome.FULL:
+                if outcome is _FULL:
                     refused.append(send)
-                elif outcome is not Outcome.SENT:
+                elif outcome is not _SENT:
                     self._log_lost(layer, send, outcome)
             if refused:
                 self._try_later(layer, refused, None)
@@ -194,9 +195,9 @@ class Outbox:
         else:
             left = []
             for send, outcome in zip(refused.sends, outcomes, strict=True):
-                if outcome is Outcome.FULL or (outcome is Outcome.UNCERTAIN and is_leased):
+                if outcome is _FULL or (outcome is _UNCERTAIN and is_leased):
                     left.append(send)
-                elif outcome is Outcome.SENT:
+                elif outcome is _SENT:
                     layer.counters.retried += 1
                 else:
                     self._log_lost(layer, send, outcome)

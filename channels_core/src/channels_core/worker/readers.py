@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from channels_core.channel_layer import ChannelLayer
     from channels_core.config import WorkerConfig
     from channels_core.worker.outbox import Outbox
-    from channels_core.worker.runs import FinishedRun, Runner
+    from channels_core.worker.runs import Run, Runner
 
 __all__ = ["LoopReader", "Outage", "ThreadReader"]
 
@@ -88,7 +88,7 @@ class ThreadReader:
         self._in_hand: deque[Delivery] = deque()
         self._current: Delivery | None = None
         self._since = 0.0
-        self._finished: list[FinishedRun] = []
+        self._finished: list[Run] = []
         self._flushing = threading.Lock()
         self._handler_time = config.prefetch_time or 0.002
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -182,7 +182,7 @@ class ThreadReader:
             self._flush()
         return []
 
-    def _send(self, finished: FinishedRun) -> None:
+    def _send(self, finished: Run) -> None:
         try:
             self._outbox.finish(finished)
         except LayerUnavailable as error:
@@ -224,7 +224,7 @@ class ThreadReader:
         for run, outcomes in zip(finished, exchange.outcomes, strict=True):
             self._outbox.take_outcomes(run, outcomes, is_settled=True)
 
-    def _run_async(self, work: Coroutine[Any, Any, FinishedRun]) -> FinishedRun:
+    def _run_async(self, work: Coroutine[Any, Any, Run]) -> Run:
         """An ``async def`` consumer on a channel that has synchronous ones too: on this thread's own loop."""
         if self._loop is None:
             self._loop = asyncio.new_event_loop()

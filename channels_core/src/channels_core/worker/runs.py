@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from channels_core.credit import credit_of, with_credit
+from channels_core.credit import add_credit, credit_of
 from channels_core.exceptions import ChannelSocketException, ConsumeLater, InvalidMessageError
 from channels_core.headers import RETRIES_KEY
 from channels_core.held import HeldSends, current_held
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from channels_core.channel_layer import ChannelLayer
     from channels_core.worker.events import WorkerEvents
 
-__all__ = ["FinishedRun", "Run", "Runner"]
+__all__ = ["Run", "Runner"]
 
 logger = logging.getLogger("channels.worker")
 
@@ -41,41 +41,32 @@ class _Call:
         self.is_async = is_async
 
 
-class Run:
-    """A run that has begun: the message is routed, its consumer not yet called."""
+class Run(HeldSends):
+    """One consumer run; also the queue of what it sends.
 
-    __slots__ = ("call", "delivery", "held", "kwargs", "message")
+    :meth:`Runner.begin` routes the message. :meth:`Runner.run` calls the consumer and leaves to be done, in this order:
+    ``requeue``, ``sends`` and ``foreign``, ``settlement``.
+    """
+
+    __slots__ = ("call", "delivery", "foreign", "kwargs", "message", "must_stop", "requeue", "settlement")
+
+    requeue: Settlement | None
+    """Goes back to its channel before the sends leave."""
+    settlement: Settlement | None
+    """Settles the input when the sends have left."""
+    foreign: Sequence[tuple[ChannelLayer, Send]]
+    """Sends to other layers than the worker's; they are not among ``sends``."""
+    must_stop: bool
+    """Whether the consumer asked for the worker's end."""
 
     def __init__(
         self, delivery: Delivery, message: Message, call: _Call | None, kwargs: dict[str, Any]
     ) -> None:
+        super().__init__()
         self.delivery = delivery
         self.message = message
         self.call = call
         self.kwargs = kwargs
-        self.held = HeldSends()
-
-
-class FinishedRun:
-    """What a run leaves to be done, in this order: ``requeue``, ``sends`` and ``foreign``, ``settlement``."""
-
-    __slots__ = ("delivery", "foreign", "must_stop", "requeue", "sends", "settlement")
-
-    def __init__(
-        self,
-        delivery: Delivery,
-        sends: list[Send],
-        foreign: list[tuple[ChannelLayer, Send]],
-        settlement: Settlement | None,
-        requeue: Settlement | None,
-        must_stop: bool,
-    ) -> None:
-        self.delivery = delivery
-        self.sends = sends
-        self.foreign = foreign
-        self.settlement = settlement
-        self.requeue = requeue
-        self.must_stop = must_stop
 
 
 class Runner:
@@ -137,13 +128,13 @@ class Runner:
         self._calls[id(consumer)] = call
         return call
 
-    def run(self, run: Run) -> FinishedRun:
+    def run(self, run: Run) -> Run:
         """Run a synchronous consumer in this thread."""
         if run.call is None:
             return self._conclude(run, None)
         events = self._events
         error: BaseException | None = None
-        token = current_held.set(run.held)
+        token = current_held.set(run)
         try:
             try:
                 if self._callback is not None:
@@ -173,13 +164,13 @@ class Runner:
             except Exception:
                 logger.exception("The event thread_finished failed; the thread ends all the same.")
 
-    async def arun(self, run: Run) -> FinishedRun:
+    async def arun(self, run: Run) -> Run:
         """Run an ``async def`` consumer in this task."""
         if run.call is None:
             return self._conclude(run, None)
         events = self._events
         error: BaseException | None = None
-        token = current_held.set(run.held)
+        token = current_held.set(run)
         try:
             try:
                 if self._callback is not None:
@@ -199,40 +190,36 @@ class Runner:
             current_held.reset(token)
         return self._conclude(run, error)
 
-    def _conclude(self, run: Run, error: BaseException | None) -> FinishedRun:
-        delivery = run.delivery
+    def _conclude(self, run: Run, error: BaseException | None) -> Run:
+        run.close()
         layer = self._layer
-        sends: list[Send] = []
-        foreign: list[tuple[ChannelLayer, Send]] = []
-        for target, send in run.held.close():
-            if target is layer:
-                sends.append(send)
-            else:
-                foreign.append((target, send))
         layer.counters.consumed += 1
-        settlement: Settlement | None = None
-        requeue: Settlement | None = None
-        if error is None and run.call is not None:
-            if delivery.is_leased:
-                settlement = Settlement(delivery, Verdict.DONE)
+        if run.layers.count(layer) == len(run.layers):
+            run.foreign = ()
         else:
+            pairs = list(zip(run.layers, run.sends, strict=True))
+            run.sends = [send for target, send in pairs if target is layer]
+            run.foreign = [(target, send) for target, send in pairs if target is not layer]
+        run.requeue = run.settlement = None
+        run.must_stop = False
+        is_leased = run.delivery.is_leased
+        if error is not None or run.call is None:
+            run.must_stop = isinstance(error, SystemExit | KeyboardInterrupt)
             settlement = self._settle(run, error)
-            if settlement.verdict is Verdict.REQUEUE and not delivery.is_leased:
+            if is_leased:
+                run.settlement = settlement
+            elif settlement.verdict is Verdict.REQUEUE:
                 # Nothing can run it twice, so it may go back before the run's sends, as it did in 1.x.
-                settlement, requeue = None, settlement
-            elif not delivery.is_leased:
-                settlement = None
-        keeps_credit = requeue is not None or (
-            settlement is not None and settlement.verdict in (Verdict.REQUEUE, Verdict.RELEASE)
-        )
-        if not keeps_credit:
-            # The message's headers, not the delivery's: a consumer that passes the message on passes its credit on.
-            credit = credit_of(run.message.headers)
-            if credit is not None:
-                sends = with_credit(sends, credit)
-        return FinishedRun(
-            delivery, sends, foreign, settlement, requeue, isinstance(error, SystemExit | KeyboardInterrupt)
-        )
+                run.requeue = settlement
+            if settlement.verdict in (Verdict.REQUEUE, Verdict.RELEASE):
+                return run
+        elif is_leased:
+            run.settlement = Settlement(run.delivery, Verdict.DONE)
+        # The message's headers, not the delivery's: a consumer that passes the message on passes its credit on.
+        credit = credit_of(run.message.headers)
+        if credit is not None:
+            add_credit(run.sends, credit)
+        return run
 
     def _settle(self, run: Run, error: BaseException | None) -> Settlement:
         delivery = run.delivery

@@ -111,6 +111,7 @@ def _run(consumer: Consumer, message: Message, kwargs: dict[str, Any]) -> Any:
                 consumer_finished.send(sender=Worker)
         finally:
             current_held.reset(token)
-            for layer, send in held.close():
+            held.close()
+            for layer, send in zip(held.layers, held.sends, strict=True):
                 layer.deliver(send)
     return None
