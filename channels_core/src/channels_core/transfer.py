@@ -38,6 +38,7 @@ CHUNK_SIZE: Final = 256 * 2**10
 """What a window is counted in: a window of 4 is a mebibyte."""
 _SMALL_PARTS: Final = 16
 """As many messages count as a chunk, however small they are."""
+_BROKEN_OFF: Final = {"closed": True}
 _LOOK_AGAIN: Final = 2.0
 _LONGEST_PAUSE: Final = 0.05
 
@@ -197,25 +198,44 @@ class ResponseSender:
         return bool(await _adrive(self._layer, self._send(content)))
 
     def send_all(self, messages: Iterable[dict[str, Any]]) -> bool:
-        """Send ``messages`` and close the iterator; ``False`` when nobody takes them to the end."""
+        """Send ``messages`` and close the iterator; ``False`` when nobody takes them to the end.
+
+        Where making them fails in the middle, the response is broken off, so that the client can tell, and the failure
+        goes on to the caller.
+        """
+        has_begun = False
         try:
-            return all(self.send(content) for content in messages)
+            for content in messages:
+                if not self.send(content):
+                    return False
+                has_begun = True
+        except BaseException:
+            if has_begun:
+                self.send(dict(_BROKEN_OFF))
+            raise
         finally:
             close = getattr(messages, "close", None)
             if close is not None:
                 close()
+        return True
 
     async def asend_all(self, messages: AsyncIterable[dict[str, Any]]) -> bool:
         """:meth:`send_all`."""
+        has_begun = False
         try:
             async for content in messages:
                 if not await self.asend(content):
                     return False
-            return True
+                has_begun = True
+        except BaseException:
+            if has_begun:
+                await self.asend(dict(_BROKEN_OFF))
+            raise
         finally:
             close = getattr(messages, "aclose", None)
             if close is not None:
                 await close()
+        return True
 
     def _send(self, content: dict[str, Any]) -> Generator[_Call, Any, bool]:
         if self._must_wait and not (yield from self._wait_for_acknowledgement()):

@@ -54,6 +54,7 @@ class _Verdict(enum.Enum):
     STALLED = "the client takes nothing"
     OVERRUN = "its consumer sends faster than the client takes, without pacing"
     ABORTED = "the server stops"
+    BROKEN = "its consumer failed in the middle"
 
 
 class _Refused(Exception):
@@ -83,6 +84,7 @@ class HttpRequest:
         "_is_sent",
         "_local",
         "_must_watch",
+        "_paced_by",
         "_path",
         "_queued",
         "_received",
@@ -106,6 +108,8 @@ class HttpRequest:
         self._received = 0
         self._replies: deque[tuple[Mapping[str, Any], str | None]] = deque()
         self._queued = 0
+        self._paced_by: str | None = None
+        """Where the credit of the reply in hand goes."""
         self._waiter: asyncio.Future[None] | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._deadline = 0.0
@@ -276,10 +280,9 @@ class HttpRequest:
         if reply is None:
             await self._conclude()
             return
-        content, paced_by = reply
         try:
-            status, headers = read_response_start(content)
-            data, has_more = read_response_body(content)
+            status, headers = read_response_start(reply)
+            data, has_more = read_response_body(reply)
         except BadReply as bad:
             logger.error(
                 "A response to %r is refused and answered by 500: %s.", redact(self._reply_channel), bad
@@ -292,8 +295,7 @@ class HttpRequest:
             if status in _BODILESS:
                 data = b""
             await self._write({"type": "http.response.body", "body": data, "more_body": has_more}, len(data))
-            if paced_by is not None:
-                self._inbox.spawn(self._inbox.acknowledge(paced_by))
+            self._acknowledge()
             if not has_more:
                 self._verdict = None
                 return
@@ -301,36 +303,43 @@ class HttpRequest:
             if following is None:
                 self._verdict = self._verdict or _Verdict.GONE
                 return
-            data, has_more, paced_by = following
+            data, has_more = following
 
-    async def _next_part(self, receive: Receive) -> tuple[bytes, bool, str | None] | None:
+    async def _next_part(self, receive: Receive) -> tuple[bytes, bool] | None:
         while True:
             reply = await self._next_reply(receive)
             if reply is None:
                 return None
-            content, paced_by = reply
+            if reply.get("closed"):
+                self._verdict = self._verdict or _Verdict.BROKEN
+                return None
             try:
-                if "status" in content:
+                if "status" in reply:
                     raise BadReply("its response has begun, so it cannot have a status")
-                data, has_more = read_response_body(content)
+                data, has_more = read_response_body(reply)
             except BadReply as bad:
                 logger.error("A message to %r is ignored: %s.", redact(self._reply_channel), bad)
-                if paced_by is not None:
-                    self._inbox.spawn(self._inbox.acknowledge(paced_by))
+                self._acknowledge()
                 continue
-            return data, has_more, paced_by
+            return data, has_more
 
-    async def _next_reply(self, receive: Receive) -> tuple[Mapping[str, Any], str | None] | None:
+    async def _next_reply(self, receive: Receive) -> Mapping[str, Any] | None:
         while True:
             if self._verdict is not None and (self._verdict is not _Verdict.TIMEOUT or not self._replies):
                 return None
             if self._replies:
-                reply = self._replies.popleft()
-                self._queued -= _weight(reply[0])
+                reply, self._paced_by = self._replies.popleft()
+                self._queued -= _weight(reply)
                 return reply
             if self._must_watch and self._watcher is None:
                 self._watcher = self._inbox.loop.create_task(self._watch(receive))
             await self._wait()
+
+    def _acknowledge(self) -> None:
+        """The client has what was sent last: give its credit back, if it asked for one."""
+        paced_by, self._paced_by = self._paced_by, None
+        if paced_by is not None:
+            self._inbox.spawn(self._inbox.acknowledge(paced_by))
 
     async def _watch(self, receive: Receive) -> None:
         """Notice a client that leaves before its response is complete."""
@@ -394,7 +403,7 @@ class HttpRequest:
             return
         inbox.forget(self._local)
         self._local = ""
-        for _, paced_by in self._replies:
+        for paced_by in (self._paced_by, *(paced_by for _, paced_by in self._replies)):
             if paced_by is not None:
                 inbox.spawn(inbox.acknowledge(paced_by, is_closed=True))
         if not self._is_sent:
@@ -444,14 +453,14 @@ class HttpRequest:
             self._wake()
 
     def _end_by(self, verdict: _Verdict) -> None:
-        if self._verdict is not None:
-            return
-        self._verdict = verdict
-        if verdict in (_Verdict.STALLED, _Verdict.OVERRUN):
-            self._inbox.counters.slow_closed += 1
-            logger.warning(
-                "The response to %r is broken off: %s.", redact(self._reply_channel), verdict.value
-            )
+        """Settle for ``verdict``, unless another came first, and end any wait for the client."""
+        if self._verdict is None:
+            self._verdict = verdict
+            if verdict in (_Verdict.STALLED, _Verdict.OVERRUN):
+                self._inbox.counters.slow_closed += 1
+                logger.warning(
+                    "The response to %r is broken off: %s.", redact(self._reply_channel), verdict.value
+                )
         self._wake()
         self._interrupt()
 

@@ -186,7 +186,6 @@ class Inbox:
         """What a send that raised ``error`` is taken for."""
         self.outage.begin(error)
         if isinstance(error, SendUncertain):
-            self.counters.uncertain += 1
             return Outcome.UNCERTAIN
         if not isinstance(error, LayerUnavailable):
             logger.error("The backend failed to send; this is a bug in it.", exc_info=error)
