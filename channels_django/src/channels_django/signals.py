@@ -6,12 +6,14 @@ receives costs an attribute, and a consumer that opened no connection is not cha
 
 from __future__ import annotations
 
+import threading
 from contextvars import ContextVar
 from time import monotonic
 from typing import Any
 
 from asgiref.sync import sync_to_async
 from django.db import close_old_connections, connections
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
 from django.dispatch import Signal
 
@@ -43,7 +45,7 @@ _VISIT_INTERVAL = 1.0
 class DjangoEvents(WorkerEvents):
     """Sends the signals, and closes connections that are broken or older than ``CONN_MAX_AGE``.
 
-    After a synchronous consumer that means the connections of its own thread; inside an ``atomic`` block nothing is
+    After a synchronous consumer that means those that its thread has opened; inside an ``atomic`` block nothing is
     closed. Asynchronous consumers use the database in a helper thread. That is visited after a run that opened a
     connection there, and at most once a second while such a connection may be open. A worker's thread that ends closes
     all of its own.
@@ -66,7 +68,9 @@ class DjangoEvents(WorkerEvents):
             if consumer_finished.receivers:
                 consumer_finished.send(sender=Worker)
         finally:
-            close_old_connections()
+            if _of_thread.opened:
+                for connection in _of_thread.opened.values():
+                    connection.close_if_unusable_or_obsolete()
 
     async def aconsumer_started(self) -> None:
         _opened.set([])
@@ -86,17 +90,31 @@ class DjangoEvents(WorkerEvents):
 
     def thread_finished(self) -> None:
         connections.close_all()
+        _of_thread.opened.clear()
 
     async def _visit(self) -> None:
         self._visited_at = monotonic()
         await sync_to_async(close_old_connections)()
 
 
+class _ThreadConnections(threading.local):
+    """The database connections that this thread has opened, by alias.
+
+    Asking Django's handler for them instead costs five microseconds after each consumer, database or not.
+    """
+
+    def __init__(self) -> None:
+        self.opened: dict[str, BaseDatabaseWrapper] = {}
+
+
+_of_thread = _ThreadConnections()
+
 _opened: ContextVar[list[str] | None] = ContextVar("channels_django_opened", default=None)
 """The aliases of connections opened by the asynchronous run in whose context this code runs."""
 
 
-def _note_opened(*, connection: Any, **_: Any) -> None:
+def _note_opened(*, connection: BaseDatabaseWrapper, **_: Any) -> None:
+    _of_thread.opened[connection.alias] = connection
     opened = _opened.get()
     if opened is not None:
         opened.append(connection.alias)
