@@ -7,6 +7,7 @@ Django handles them, security fixes included. What is ours is where the body com
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import traceback
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -34,6 +35,8 @@ from channels_django import conf
 from channels_django.responses import ResponseSender
 
 __all__ = ["AsgiHandler", "AsgiRequest", "ViewConsumer"]
+
+logger = logging.getLogger("django.request")
 
 _NEEDED: Final = ("reply_channel", "method", "path")
 
@@ -262,6 +265,12 @@ class AsgiHandler(BaseHandler):
         self, request: AsgiRequest, resolver: Any, exc_info: tuple[Any, Any, Any]
     ) -> HttpResponseBase:
         """The answer where Django's own answer to an exception failed: plain text, with a traceback under DEBUG."""
+        logger.error(
+            "Internal Server Error, and the page that says so failed: %s",
+            request.path,
+            exc_info=exc_info,
+            extra={"status_code": 500, "request": request},
+        )
         text = (
             "".join(traceback.format_exception(*exc_info)) if settings.DEBUG else "500 Internal Server Error"
         )

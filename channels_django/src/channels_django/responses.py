@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from contextlib import suppress
 from random import uniform
 from time import monotonic, sleep
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from channels_core.channel_layer import channel_layers
-from channels_core.exceptions import LayerUnavailable, MessageTooLarge
+from channels_core.exceptions import ChannelsError, LayerUnavailable, MessageTooLarge
 from channels_core.headers import CREDIT, CREDITED
 from channels_core.layers import Outcome
 from channels_core.names import process_of, redact
@@ -22,6 +23,12 @@ __all__ = ["ResponseSender"]
 logger = logging.getLogger("channels.worker")
 
 _LONGEST_PAUSE = 0.05
+_FAILED: Final = {
+    "status": 500,
+    "headers": [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"25")],
+    "content": b"500 Internal Server Error",
+    "more_content": False,
+}
 _LOOK_INTERVAL = 5.0
 """Seconds without news after which it is asked whether the interface server still lives."""
 
@@ -44,13 +51,25 @@ class ResponseSender:
         self._under_way = 0
 
     def send_all(self, messages: Iterator[dict[str, Any]]) -> None:
-        """Send ``messages``; the iterator is closed when nobody is left to send to."""
-        for message in messages:
-            if not self._send(message):
-                close = getattr(messages, "close", None)
-                if close is not None:
-                    close()
-                return
+        """Send ``messages``; the iterator is closed when nobody is left to send to.
+
+        Where making them fails, the client is told: by a 500 instead of the first, later by breaking its connection
+        off, so that it does not take the part for the whole. Then the exception goes on.
+        """
+        has_begun = False
+        try:
+            for message in messages:
+                if not self._send(message):
+                    break
+                has_begun = True
+        except BaseException:
+            with suppress(ChannelsError):  # the layer may be what failed
+                self._send({"closed": True} if has_begun else _FAILED)
+            raise
+        finally:
+            close = getattr(messages, "close", None)
+            if close is not None:
+                close()
 
     def _send(self, message: dict[str, Any]) -> bool:
         """Whether there is still somebody to send to."""

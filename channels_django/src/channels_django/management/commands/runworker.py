@@ -84,8 +84,8 @@ class Command(BaseCommand):
             raise CommandError(str(exc.args[0])) from exc
         if layer.backend.local_only:
             raise CommandError(
-                f"The channel layer {alias!r} ({type(layer.backend).__name__}) keeps its messages inside one process,"
-                " so a separate worker would never see any. Use runserver, which runs workers inside, or name a layer that"
+                f"The channel layer {alias!r} ({type(layer.backend).__name__}) keeps messages inside one process, so"
+                " a separate worker would see none. Use runserver, which runs workers inside, or name a layer that"
                 " reaches across processes as its BACKEND in CHANNEL_LAYERS."
             )
 
