@@ -1,4 +1,4 @@
-"""Every Python block of the README, of CONTRIBUTING and of docs/ does what it says. code_blocks.py has the rules."""
+"""Every Python block of the READMEs, of CONTRIBUTING and of docs/ does what it says. code_blocks.py has the rules."""
 
 import functools
 import importlib.util
@@ -16,8 +16,8 @@ ROOT = Path(__file__).resolve().parents[2]
 RUNNER = Path(__file__).with_name("code_blocks.py")
 PAGES = [
     path.relative_to(ROOT).as_posix()
-    for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")))
-    if path.is_file()
+    for pattern in ("*.md", "channels_*/README.md", "plugins/*/README.md", "docs/**/*.md")
+    for path in sorted(ROOT.glob(pattern))
 ]
 
 pytestmark = pytest.mark.timeout(150)
