@@ -28,7 +28,7 @@ from channels_core.headers import SENT_AT
 from channels_core.layer_views import in_running_loop
 from channels_core.layers import ChannelFigures, Delivery, LayerBackend, Outcome, Send, Settlement, Verdict
 from channels_core.message import check_headers, normalise
-from channels_core.names import check_channel, check_group, check_receivable, redact
+from channels_core.names import check_channel, check_group, check_receivable, known_channels, redact
 from channels_core.routing import Router
 from channels_core.sessions import SessionStore
 
@@ -124,7 +124,8 @@ class ChannelLayer:
 
         Raises ``InvalidNameError``, ``InvalidMessageError``, ``MessageTooLarge``.
         """
-        check_channel(channel)
+        if channel not in known_channels:
+            check_channel(channel)
         plain, size = normalise(content)
         if size > self.backend.max_message_size:
             raise self._too_large(channel, size)

@@ -41,34 +41,35 @@ _PROCESS: Final = re.compile(r"(?:.*\.)?([a-z2-7]{26})!")
 _ID_LENGTH: Final = 26
 _RULE: Final = f"Use 1 to {MAX_NAME_LENGTH} ASCII letters, digits, '.', '-' and '_'"
 
-# Names are few and used often: remembering the good ones makes the check a set lookup. The bound keeps a
-# flood of one-off names (reply channels) from growing it; those are checked again after the clearing.
-_known_channels: set[str] = set()
-_known_groups: set[str] = set()
+# Names are few and used often: remembering the good ones makes the check a set lookup, which senders make themselves
+# before they call. The bound keeps a flood of one-off names (reply channels) from growing it; those are checked again
+# after the clearing.
+known_channels: set[str] = set()
+known_groups: set[str] = set()
 _MEMORY: Final = 4096
 
 
 def check_channel(name: str) -> str:
     """Return ``name`` if a message can be sent to it, else raise :class:`InvalidNameError`."""
-    if name in _known_channels:
+    if name in known_channels:
         return name
     _check(
         name, _CHANNEL, "channel", f"{_RULE}, with at most one '?' or '!' and something on both sides of it."
     )
-    if len(_known_channels) >= _MEMORY:
-        _known_channels.clear()
-    _known_channels.add(name)
+    if len(known_channels) >= _MEMORY:
+        known_channels.clear()
+    known_channels.add(name)
     return name
 
 
 def check_group(name: str) -> str:
     """Return ``name`` if it can name a group, else raise :class:`InvalidNameError`."""
-    if name in _known_groups:
+    if name in known_groups:
         return name
     _check(name, _GROUP, "group", f"{_RULE}; a group name has no '?' or '!'.")
-    if len(_known_groups) >= _MEMORY:
-        _known_groups.clear()
-    _known_groups.add(name)
+    if len(known_groups) >= _MEMORY:
+        known_groups.clear()
+    known_groups.add(name)
     return name
 
 

@@ -146,7 +146,7 @@ class ThreadReader:
         in_hand = self._in_hand
         in_hand.extend(deliveries)
         begin, run_consumer = self._runner.begin, self._runner.run
-        waits = self._backend.is_waiting
+        waits, finish = self._backend.is_waiting, self._outbox.finish
         started = perf_counter()
         while in_hand and not self._is_stopping:
             try:
@@ -175,19 +175,16 @@ class ThreadReader:
                 if took > _QUICK:
                     self._flush()
             else:
-                self._send(finished)
+                try:
+                    finish(finished)
+                except LayerUnavailable as error:
+                    self._outage.begin(error)
+                    self._outbox.unavailable((finished,))
         if self._is_stopping:
             self._release(in_hand)
         if waits:
             self._flush()
         return []
-
-    def _send(self, finished: Run) -> None:
-        try:
-            self._outbox.finish(finished)
-        except LayerUnavailable as error:
-            self._outage.begin(error)
-            self._outbox.unavailable((finished,))
 
     def _exchange(self) -> list[Delivery]:
         """The batch's sends and settlements and the next messages, in one round trip where the engine can."""

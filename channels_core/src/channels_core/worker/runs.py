@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Sequence
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from channels_core.credit import add_credit, credit_of
@@ -62,7 +63,12 @@ class Run(HeldSends):
     def __init__(
         self, delivery: Delivery, message: Message, call: _Call | None, kwargs: dict[str, Any]
     ) -> None:
-        super().__init__()
+        # HeldSends.__init__, without the call: this is done once for each message.
+        self.sends = []
+        self.layers = []
+        self.is_closed = False
+        self._owner = get_ident()
+        self._has_strangers = False
         self.delivery = delivery
         self.message = message
         self.call = call
