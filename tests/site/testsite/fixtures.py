@@ -1,7 +1,9 @@
-"""Django for tests: set up once per process, with a database in memory. Conftests import what they use from here."""
+"""Django for tests: set up once per process, with a database. Conftests import what they use from here."""
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import django
 import pytest
@@ -24,11 +26,13 @@ def set_up_django() -> None:
 
 @pytest.fixture(scope="session")
 def django_database() -> Iterator[None]:
-    """The test database with all its tables. Threads of this process share it."""
+    """The test database with all its tables: a file, so that threads have connections of their own to close."""
     set_up_django()
     setup_test_environment()
-    old = setup_databases(verbosity=0, interactive=False)
-    yield
-    teardown_databases(old, verbosity=0)
-    connections.close_all()
+    with TemporaryDirectory(prefix="channels-tests-") as folder:
+        connections["default"].settings_dict["TEST"]["NAME"] = str(Path(folder) / "test.sqlite3")
+        old = setup_databases(verbosity=0, interactive=False)
+        yield
+        connections.close_all()
+        teardown_databases(old, verbosity=0)
     teardown_test_environment()
