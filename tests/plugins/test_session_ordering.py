@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
-from channels_core import Channel, ChannelLayer, ConsumeLater, Message, WorkerConfig
+from asgi_wire import Wire, websocket_scope
+from channels_core import Channel, ChannelLayer, ConsumeLater, InterfaceConfig, Message, WorkerConfig
 from channels_core.headers import ALONE, CREDIT, CREDITED
+from channels_core.interface import InterfaceApplication
 from channels_core.layers import Outcome, Send
 from channels_core.worker import Worker, WorkerEvents
 from channels_layer_memory.layer import MemoryBackend
@@ -520,6 +522,64 @@ def test_a_waiting_message_keeps_its_credit_until_it_has_run(
         assert deliveries, f"only {got} came"
         got += [(delivery.content.get("text"), delivery.headers.get(CREDITED)) for delivery in deliveries]
     assert got == [("0", "local"), ("1", "local"), ("2", "local")]
+
+
+@WAYS
+@pytest.mark.parametrize("window", [1, 4])
+async def test_frames_of_real_connections_keep_their_order_and_give_their_credit_back(
+    layer: ChannelLayer, crew: Crew, window: int, is_async: bool
+) -> None:
+    connections, frames = 3, 25
+    ran: dict[str, list[str]] = {}
+    numbers: set[bool] = set()
+    have_left = threading.Semaphore(0)
+
+    def consume(message: Message) -> None:
+        seen = ran.setdefault(message["path"], [])
+        seen.append(message.get("text", message.channel_name))
+        numbers.add(NEXT in message.channel_session)
+        assert message.reply_channel is not None
+        if message.channel_name == "websocket.connect":
+            message.reply_channel.send({"accept": True})
+        elif message.channel_name == "websocket.receive":
+            message.reply_channel.send({"text": message["text"]})
+        else:
+            have_left.release()
+
+    async def aconsume(message: Message) -> None:
+        consume(message)
+
+    crew.work(enforce_ordering(aconsume if is_async else consume), workers=2, threads=2)
+    application = InterfaceApplication(layer, config=InterfaceConfig(credit_window=window))
+    texts = [str(n) for n in range(frames)]
+    wires = [
+        Wire(application, websocket_scope(f"/{n}")).start(
+            {"type": "websocket.connect"},
+            *({"type": "websocket.receive", "text": text, "bytes": None} for text in texts),
+        )
+        for n in range(connections)
+    ]
+    for wire in wires:
+        answers = [await wire.next() for _ in range(frames + 1)]
+        assert answers[0]["type"] == "websocket.accept"
+        echoed = [answer["text"] for answer in answers[1:]]
+        assert (echoed if window == 1 else sorted(echoed, key=int)) == texts
+        wire.push(type="websocket.disconnect", code=1000, reason="")
+    for wire in wires:
+        await wire.ended()
+        assert await asyncio.to_thread(have_left.acquire, timeout=PATIENCE)
+    await application.aclose()
+    await asyncio.to_thread(crew.stop)
+    expected = ["websocket.connect", *texts, "websocket.disconnect"]
+    assert ran == {f"/{n}": expected for n in range(connections)}
+    assert numbers == ({False} if window == 1 else {False, True})
+
+    def rows() -> int:
+        from django.contrib.sessions.models import Session
+
+        return Session.objects.count()
+
+    assert await asyncio.to_thread(in_thread, rows) == 0
 
 
 def count_sends(backend: Any, channel: str) -> threading.Semaphore:
