@@ -588,3 +588,11 @@ def test_the_plugin_registers_one_validator_named_allowed_hosts() -> None:
         manager.find("origin validator", "allowed-hosts").plugin.distribution
         == "channels-origin-allowed-hosts"
     )
+
+
+def test_the_package_has_no_other_names() -> None:
+    import channels_origin_allowed_hosts as package
+
+    with pytest.raises(AttributeError) as caught:
+        package.allowed_host  # noqa: B018 - what is tested
+    assert str(caught.value) == "module 'channels_origin_allowed_hosts' has no attribute 'allowed_host'"

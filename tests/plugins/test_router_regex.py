@@ -282,6 +282,13 @@ def test_routing_is_a_list_a_dict_or_a_dotted_string_b32(routing: object) -> Non
     assert router.match(message()) == (consumer, {})
 
 
+def test_resolve_routing_gives_the_entries_in_a_new_list() -> None:
+    assert Router.resolve_routing(A_LIST) == A_LIST
+    assert Router.resolve_routing(A_LIST) is not A_LIST
+    (made,) = Router.resolve_routing(A_DICT)
+    assert (made.channel_names(), made.match(message())) == ({"chat"}, (consumer, {}))
+
+
 def test_the_projects_own_list_is_left_alone() -> None:
     mine = [route("chat", consumer)]
     router = Router(mine)
