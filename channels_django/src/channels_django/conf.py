@@ -24,6 +24,7 @@ __all__ = [
     "Problem",
     "configure",
     "find_problems",
+    "has_layer",
     "http_mode",
     "load_config",
     "option_value",
@@ -112,6 +113,11 @@ def option_value(key: str) -> Any:
     """The value of one key of ``CHANNELS``, or its default; not checked, which :func:`load_config` does."""
     chosen = _mapping("CHANNELS")
     return chosen.get(key, OPTIONS[key].default)
+
+
+def has_layer() -> bool:
+    """Whether there is an entry for the layer that the interface server speaks to; right or wrong."""
+    return option_value("LAYER") in _mapping("CHANNEL_LAYERS")
 
 
 def http_mode() -> HttpMode:

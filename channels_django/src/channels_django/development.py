@@ -6,7 +6,7 @@ import logging
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import monotonic
 from types import FrameType
@@ -25,6 +25,7 @@ logger = logging.getLogger("channels.interface")
 
 _SHUTDOWN = 3
 """Seconds for requests in hand when the server stops."""
+_BACKLOG = 2048
 _DRAIN = 2.0
 """Seconds for consumers of the sockets that just closed, on a layer that ends with the process."""
 
@@ -37,6 +38,7 @@ def bind(address: str, port: int, *, use_ipv6: bool) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(found[0][4])
+        listener.listen(_BACKLOG)
     except OSError:
         listener.close()
         raise
@@ -85,14 +87,15 @@ class DevelopmentServer:
         self._worker = worker
         self._has_ended = threading.Event()
 
-    def run(self) -> None:
+    def run(self, announce: Callable[[], None]) -> None:
         """Serve until :meth:`stop`, or until SIGINT or SIGTERM where this is the main thread; a second signal ends
-        requests in hand at once.
+        requests in hand at once. ``announce`` is called when both would be heard.
 
         Sockets are closed first, with 1012; then the worker finishes what it has.
         """
         try:
             with self._signals():
+                announce()
                 if self._worker is not None:
                     self._worker.start()
                 try:

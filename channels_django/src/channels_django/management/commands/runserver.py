@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from argparse import ArgumentTypeError
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -16,7 +17,6 @@ from django.core.management.commands.runserver import Command as DjangoCommand
 from django.utils import autoreload
 from django.utils.version import get_version
 
-from channels_core.channel_layer import channel_layers
 from channels_core.exceptions import ChannelsError
 from channels_django import conf
 from channels_django.asgi import make_interface
@@ -108,13 +108,10 @@ class Command(DjangoCommand):
         if not options["use_asgi"]:
             super().inner_run(*args, **options)
             return
-        alias = channel_layers.config.interface.layer
-        if alias not in channel_layers:
-            self.stderr.write(
-                self.style.WARNING(
-                    f"CHANNEL_LAYERS has no {alias!r}, so this is Django's own server, without WebSockets."
-                )
-            )
+        if not conf.has_layer():
+            alias = conf.option_value("LAYER")
+            text = f"CHANNEL_LAYERS has no {alias!r}, so this is Django's own server, without WebSockets."
+            self.stderr.write(self.style.WARNING(text))
             super().inner_run(*args, **options)
             return
         autoreload.raise_last_exception()
@@ -137,8 +134,7 @@ class Command(DjangoCommand):
             listener.close()
             self._fail(str(exc))
             return
-        self._announce(listener.getsockname()[1], options)
-        self._server.run()
+        self._server.run(partial(self._announce, listener.getsockname()[1], options))
         if options.get("shutdown_message"):
             self.stdout.write(options["shutdown_message"])
 
@@ -203,9 +199,12 @@ class Command(DjangoCommand):
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
     if not 0 < seconds < float("inf"):
-        raise ValueError(text)
+        raise ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
     return seconds
 
 
