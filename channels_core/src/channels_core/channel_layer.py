@@ -6,10 +6,12 @@ exceptions, and offers each operation synchronously and, with the prefix ``a``, 
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from time import time_ns
 from typing import TYPE_CHECKING, Any, Final
@@ -72,6 +74,7 @@ class ChannelLayer:
         self._router: Router | None = None
         self._lock = threading.Lock()
         self._fanned_out: dict[str, deque[tuple[str, dict[str, Any]]]] = {}
+        self._returning: set[asyncio.Task[None]] = set()
         self.counters = backend.counters
         backend.on_expired = self._return_credit
 
@@ -221,8 +224,19 @@ class ChannelLayer:
 
     def _return_credit(self, expired: Sequence[Mapping[str, str | int]]) -> None:
         returns = [credit_send(channel) for headers in expired if (channel := credit_of(headers)) is not None]
-        if returns:
-            self.backend.send_batch(returns)
+        if not returns:
+            return
+        if self.backend.is_waiting and in_running_loop():
+            task = asyncio.get_running_loop().create_task(self._areturn(returns))
+            self._returning.add(task)
+            task.add_done_callback(self._returning.discard)
+        else:
+            with suppress(LayerUnavailable):  # the interface's credit_timeout makes up for it
+                self.backend.send_batch(returns)
+
+    async def _areturn(self, returns: Sequence[Send]) -> None:
+        with suppress(LayerUnavailable):  # as above
+            await self.backend.asend_batch(returns)
 
     # Receiving, the 1.x way: for scripts and tests. Workers use the backend's receive_batch.
 

@@ -824,7 +824,7 @@ class MemoryBackend(LayerBackend):
 
     def _end_process(self, process: Process, now: float, fired: list[Waiter]) -> None:
         del self._processes[process.id]
-        self._memberships.end_prefixes({queue.name for queue in process.queues})
+        self._memberships.end_process(process.id)
         for queue in process.queues:
             self.counters.gone += len(queue.entries)
             queue.clear()

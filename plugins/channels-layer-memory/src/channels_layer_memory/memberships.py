@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from channels_core.names import process_of
+
 __all__ = ["Group", "Locals", "Memberships"]
 
 ENDED_CHANNELS = 65_536
@@ -97,12 +99,13 @@ class Memberships:
             del self._ended[next(iter(self._ended))]
         self._ended[channel] = None
 
-    def end_prefixes(self, prefixes: set[str]) -> None:
-        """The process that owns ``prefixes`` has ended."""
+    def end_process(self, process: str) -> None:
+        """End the memberships of all channels that ``process`` owned."""
         for name, group in tuple(self._groups.items()):
-            for prefix in prefixes & group.keys():
-                for member in tuple(group[prefix].added):
-                    self.discard(name, prefix + member)
+            for prefix in tuple(group):
+                if process_of(prefix) == process:
+                    for member in tuple(group[prefix].added):
+                        self.discard(name, prefix + member)
 
     def members(self, group: str, now: float) -> Group:
         """The members of ``group`` whose time has not run out; not to be changed."""
