@@ -24,6 +24,7 @@ from channels_core.exceptions import (
     ConfigurationError,
     InvalidChannelLayerError,
     InvalidNameError,
+    LayerUnavailable,
     SendUncertain,
 )
 from channels_core.headers import SENT_AT
