@@ -40,11 +40,13 @@ class SocketReply:
 def frame_of(content: Mapping[str, Any]) -> Event | None:
     """The frame, where ``content`` is nothing but one; else ``None``, and :func:`read_socket_reply` has to look."""
     if len(content) == 1:
-        for key, value in content.items():
-            if value and (
-                (key == "text" and type(value) is str) or (key == "bytes" and type(value) is bytes)
-            ):
-                return {"type": "websocket.send", key: value}
+        text = content.get("text")
+        if text is None:
+            data = content.get("bytes")
+            if data and type(data) is bytes:
+                return {"type": "websocket.send", "bytes": data}
+        elif text and type(text) is str:
+            return {"type": "websocket.send", "text": text}
     return None
 
 
