@@ -7,7 +7,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -142,8 +143,11 @@ class Running:
         with self._changed:
             return "".join(self._lines)
 
-    def wait_for(self, text: str, *, times: int = 1) -> None:
-        """Wait until it has printed ``text`` so many times."""
+    def wait_for(self, text: str, *, times: int = 1, nudge: Callable[[], None] | None = None) -> None:
+        """Wait until it has printed ``text`` so many times; ``nudge`` is called every two seconds meanwhile."""
+        if nudge is not None:
+            self._wait_nudging(text, nudge)
+            return
         deadline = time.monotonic() + PATIENCE
         with self._changed:
             while "".join(self._lines).count(text) < times:
@@ -151,6 +155,15 @@ class Running:
                 if left <= 0 or (self._process.poll() is not None and not self._reader.is_alive()):
                     raise AssertionError(f"It never printed {text!r}; it printed:\n{''.join(self._lines)}")
                 self._changed.wait(min(left, 0.2))
+
+    def _wait_nudging(self, text: str, nudge: Callable[[], None]) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            nudge()
+            with self._changed:
+                if self._changed.wait_for(lambda: text in "".join(self._lines), 2.0):
+                    return
+        raise AssertionError(f"It never printed {text!r}; it printed:\n{self.output}")
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the first process alone, as a service manager does."""
@@ -170,10 +183,8 @@ class Running:
         return self
 
     def __exit__(self, *_: object) -> None:
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self._process.wait(PATIENCE)
         self._reader.join(PATIENCE)
         assert self._process.stdout is not None

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
 
 from channels_core.channel_layer import channel_layers
 from channels_core.cli import Host, main
+from channels_core.exceptions import ChannelsError
+from channels_django.default_routes import with_default_routes
 from channels_django.signals import DjangoEvents
+from channels_django.workers import make_view_consumer
 
 
 class Command(BaseCommand):
@@ -19,7 +24,9 @@ class Command(BaseCommand):
 
     def run_from_argv(self, argv: list[str]) -> None:
         """Leave all parsing to ``channels``, and exit with its status."""
-        sys.exit(main(argv[2:], prog=f"{argv[0]} {argv[1]}", host=_host()))
+        if argv[2:3] == ["worker"]:
+            _add_default_routes()
+        sys.exit(main(argv[2:], prog=f"{Path(argv[0]).name} {argv[1]}", host=_host()))
 
     def handle(self, *args: str, **options: Any) -> None:
         """For ``call_command("channels", "plugins")``."""
@@ -30,6 +37,13 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         """Take whatever comes."""
         parser.add_argument("args", nargs="*")
+
+
+def _add_default_routes() -> None:
+    for alias in channel_layers:
+        with suppress(ChannelsError):  # reported by the worker, where it is about its layer
+            layer = channel_layers[alias]
+            layer.router = with_default_routes(layer.router, make_view_consumer())
 
 
 def _host() -> Host:
