@@ -199,6 +199,18 @@ def test_sender_stops_when_the_interface_is_dead(monkeypatch: pytest.MonkeyPatch
     assert sender.send({"content": b"z"}) is False
 
 
+def test_sender_gives_up_an_acknowledgement_that_was_lost(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("channels_core.transfer._LOOK_AGAIN", 0.01)
+    monkeypatch.setattr("channels_core.transfer._LONGEST_WAIT", 0.05)
+    sender = ResponseSender(by_hand(layer_with()))
+    assert sender.send_all(parts([CHUNK_SIZE] * 3)) is False
+    assert caplog.messages == [
+        "The response to 'reply.test!a' is given up: it is not known whether its client took the last part."
+    ]
+
+
 def test_sender_waits_for_room() -> None:
     layer = layer_with(channel_capacity={"reply.test!": 1})
     sender = ResponseSender(by_hand(layer))
@@ -329,6 +341,19 @@ def test_response_that_fails_in_the_middle_is_broken_off() -> None:
         ResponseSender(by_hand(layer)).send_all(messages())
     taken = layer.backend.receive_batch(["reply.test!"], limit=10, timeout=0)
     assert [one.content.get("closed") for one in taken] == [None, True]
+
+
+def test_response_that_fails_before_it_begins_is_a_500() -> None:
+    layer = layer_with()
+
+    def messages() -> Iterator[dict[str, Any]]:
+        raise ZeroDivisionError
+        yield {}
+
+    with pytest.raises(ZeroDivisionError):
+        ResponseSender(by_hand(layer)).send_all(messages())
+    (one,) = layer.backend.receive_batch(["reply.test!"], limit=10, timeout=0)
+    assert (one.content["status"], one.content["content"]) == (500, b"500 Internal Server Error")
 
 
 async def test_response_that_is_broken_off_ends_incomplete() -> None:

@@ -380,33 +380,40 @@ def many_parts(count: int) -> type[ViewConsumer]:
     return Consumer
 
 
+def paced(message: Message) -> Message:
+    """A request whose client is ready for one window: a chunk, or as many small parts as count for one."""
+    message.headers["c-window"] = 1
+    return message
+
+
 def test_a_long_response_is_no_faster_than_its_client(make_request: MakeRequest, layer: ChannelLayer) -> None:
-    consumer = many_parts(8)()
-    consuming = threading.Thread(target=consumer, args=(make_request(),))
+    consumer = many_parts(40)()
+    consuming = threading.Thread(target=consumer, args=(paced(make_request()),))
     consuming.start()
-    parts = [take(layer) for _ in range(4)]
-    credit = parts[0].headers["c-credit"]
-    assert isinstance(credit, str)
-    assert {part.headers["c-credit"] for part in parts} == {credit}
-    assert layer.backend.receive_batch(["http.response.test!"], timeout=0.1) == []
-    for _ in range(4):
-        layer.deliver(layer.prepare(credit, {}, {"c-credited": credit}))
-        parts.append(take(layer))
+    parts = []
+    for size in (16, 16, 8):
+        parts += [take(layer) for _ in range(size)]
+        credit = parts[-1].headers.get("c-credit")
+        assert (credit is None) == (len(parts) == 40)
+        assert layer.backend.receive_batch(["http.response.test!"], timeout=0.1) == []
+        if isinstance(credit, str):
+            layer.deliver(layer.prepare(credit, {}, {"c-credited": credit}))
     consuming.join(5)
-    assert [part.content["content"] for part in parts] == [b"%d" % number for number in range(8)]
-    assert "c-credit" not in parts[-1].headers
+    assert [part.content["content"] for part in parts] == [b"%d" % number for number in range(40)]
+    assert ["c-credit" in part.headers for part in parts].count(True) == 2
 
 
 def test_a_response_ends_when_its_client_has_left(make_request: MakeRequest, layer: ChannelLayer) -> None:
     consumer = many_parts(100)()
-    consuming = threading.Thread(target=consumer, args=(make_request(),))
+    consuming = threading.Thread(target=consumer, args=(paced(make_request()),))
     consuming.start()
-    credit = str(take(layer).headers["c-credit"])
+    parts = [take(layer) for _ in range(16)]
+    credit = str(parts[-1].headers["c-credit"])
     layer.deliver(layer.prepare(credit, {"closed": True}, {"c-credited": credit}))
     consuming.join(5)
     assert not consuming.is_alive()
     assert consumer.parts[-1] == "closed"  # type: ignore[attr-defined]  # made above
-    assert len(consumer.parts) == 6  # type: ignore[attr-defined]
+    assert len(consumer.parts) == 18  # type: ignore[attr-defined]
 
 
 def test_a_response_to_a_server_that_is_gone_ends(make_request: MakeRequest, layer: ChannelLayer) -> None:

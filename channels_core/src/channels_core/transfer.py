@@ -11,11 +11,13 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Generator, Iterable, Iterator
+from contextlib import suppress
 from random import uniform
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from channels_core.credit import credit_of, credit_send
 from channels_core.exceptions import (
+    ChannelsError,
     LayerUnavailable,
     MessageTooLarge,
     RequestAborted,
@@ -39,7 +41,15 @@ CHUNK_SIZE: Final = 256 * 2**10
 _SMALL_PARTS: Final = 16
 """As many messages count as a chunk, however small they are."""
 _BROKEN_OFF: Final = {"closed": True}
+_FAILED: Final = {
+    "status": 500,
+    "headers": [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"25")],
+    "content": b"500 Internal Server Error",
+    "more_content": False,
+}
 _LOOK_AGAIN: Final = 2.0
+_LONGEST_WAIT: Final = 3600.0
+"""No client that the interface server bears needs so long for a window: its acknowledgement was lost."""
 _LONGEST_PAUSE: Final = 0.05
 
 
@@ -166,7 +176,8 @@ class ResponseSender:
     """Sends the messages of the response to ``request``, an ``http.request`` message: at once, and in order.
 
     Waits for room where the channel is full, and for the client where it is slow, as long as the interface server
-    that holds it lives. While the layer is away it tries again for ``patience`` seconds. For use by one thread or task.
+    that holds it lives, and an hour at most without news from it. While the layer is away it tries again for
+    ``patience`` seconds. For use by one thread or task.
 
     Raises ``ValueError`` for a message without reply channel or layer.
     """
@@ -200,8 +211,8 @@ class ResponseSender:
     def send_all(self, messages: Iterable[dict[str, Any]]) -> bool:
         """Send ``messages`` and close the iterator; ``False`` when nobody takes them to the end.
 
-        Where making them fails in the middle, the response is broken off, so that the client can tell, and the failure
-        goes on to the caller.
+        Where making them fails, the client is told: by a 500 instead of the first, later by breaking the response off,
+        so that it does not take the part for the whole. Then the failure goes on to the caller.
         """
         has_begun = False
         try:
@@ -210,8 +221,8 @@ class ResponseSender:
                     return False
                 has_begun = True
         except BaseException:
-            if has_begun:
-                self.send(dict(_BROKEN_OFF))
+            with suppress(ChannelsError):  # the layer may be what failed
+                self.send(dict(_BROKEN_OFF if has_begun else _FAILED))
             raise
         finally:
             close = getattr(messages, "close", None)
@@ -228,8 +239,8 @@ class ResponseSender:
                     return False
                 has_begun = True
         except BaseException:
-            if has_begun:
-                await self.asend(dict(_BROKEN_OFF))
+            with suppress(ChannelsError):  # as above
+                await self.asend(dict(_BROKEN_OFF if has_begun else _FAILED))
             raise
         finally:
             close = getattr(messages, "aclose", None)
@@ -297,6 +308,7 @@ class ResponseSender:
 
     def _wait_for_acknowledgement(self) -> Generator[_Call, Any, bool]:
         away_since: float | None = None
+        deadline = time.monotonic() + _LONGEST_WAIT
         while True:
             try:
                 deliveries = yield _call(
@@ -311,6 +323,12 @@ class ResponseSender:
                     processes = yield _call("processes")
                     if all(process.id != owner for process in processes):
                         return False
+                if time.monotonic() > deadline:
+                    logger.warning(
+                        "The response to %r is given up: it is not known whether its client took the last part.",
+                        redact(self._name),
+                    )
+                    return False
             except LayerUnavailable:
                 away_since = away_since or time.monotonic()
                 if time.monotonic() - away_since > self._patience:

@@ -13,7 +13,6 @@ import traceback
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from io import BytesIO
 from tempfile import SpooledTemporaryFile
-from time import monotonic
 from typing import Any, BinaryIO, ClassVar, Final, cast
 
 from asgiref.sync import iscoroutinefunction
@@ -27,12 +26,10 @@ from django.http import FileResponse, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.urls import set_script_prefix
 
-from channels_core.credit import credit_of, credit_send
 from channels_core.exceptions import RequestAborted, RequestTimeout, ResponseLater
-from channels_core.layers import Settlement, Verdict
 from channels_core.message import Message
+from channels_core.transfer import ResponseSender, read_body_chunks
 from channels_django import conf
-from channels_django.responses import ResponseSender
 
 __all__ = ["AsgiHandler", "AsgiRequest", "ViewConsumer"]
 
@@ -145,26 +142,7 @@ class AsgiRequest(ASGIRequest):
                 f"The message says that its body comes on {channel!r}, but it has no channel_layer to read that from."
                 " Make it with Message(content, channel_name, channel_layer)."
             )
-        deadline = monotonic() + self.body_receive_timeout
-        while True:
-            remaining = deadline - monotonic()
-            deliveries = layer.backend.receive_batch([channel], timeout=remaining) if remaining > 0 else []
-            for delivery in deliveries:
-                if delivery.is_leased:
-                    layer.backend.settle([Settlement(delivery, Verdict.DONE)])
-                wants_credit = credit_of(delivery.headers)
-                if wants_credit is not None:
-                    layer.backend.send_one(credit_send(wants_credit))
-                chunk = delivery.content
-                if chunk.get("closed"):
-                    raise RequestAborted("The client went away before its request body was complete.")
-                yield chunk.get("content") or b""
-                if not chunk.get("more_content"):
-                    return
-            if monotonic() >= deadline:
-                raise RequestTimeout(
-                    f"The request body was not complete after {self.body_receive_timeout:g} s."
-                )
+        return read_body_chunks(layer, channel, timeout=self.body_receive_timeout)
 
 
 def _describe_bad_key(message: Message, key: str) -> str:
@@ -322,8 +300,8 @@ class AsgiHandler(BaseHandler):
 class ViewConsumer:
     """The consumer that answers ``http.request`` with the project's views.
 
-    The response goes out while the consumer runs, past what the view sent, and no faster than the client takes it.
-    Where the channel is full it waits for room.
+    The response goes out while the consumer runs, past what the view sent, and no faster than the client takes it: see
+    :class:`~channels_core.transfer.ResponseSender`.
     """
 
     handler_class: type[AsgiHandler] = AsgiHandler
@@ -334,7 +312,7 @@ class ViewConsumer:
     def __call__(self, message: Message, **_: Any) -> None:
         if message.reply_channel is None:
             raise ValueError(_describe_bad_key(message, "reply_channel"))
-        ResponseSender(message.reply_channel).send_all(self.handler(message))
+        ResponseSender(message).send_all(self.handler(message))
 
 
 def _plain(status: int, text: str) -> HttpResponse:
