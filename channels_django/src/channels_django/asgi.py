@@ -8,17 +8,11 @@ restart when the project's code changes.
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
 
-from channels_core.channel_layer import channel_layers
-from channels_core.interface import InterfaceApplication
+from channels_core.interface import InterfaceApplication, make_interface
 from channels_django import conf
 
-if TYPE_CHECKING:
-    from channels_core.channel_layer import ChannelLayer
-
-__all__ = ["get_asgi_application", "make_interface"]
+__all__ = ["get_asgi_application"]
 
 logger = logging.getLogger("channels.interface")
 
@@ -37,21 +31,11 @@ def get_asgi_application() -> InterfaceApplication:
         from django.core.asgi import get_asgi_application as get_django_application
 
         http = get_django_application()
-    application, layer = make_interface(http=http)
-    if layer.backend.local_only:
+    application = make_interface(http=http)
+    if application.layer.backend.local_only:
         logger.warning(
             "The channel layer %r keeps its messages inside this process, so no runworker process can answer what this"
             " server receives. Name a layer that reaches across processes as its BACKEND, or use runserver.",
-            layer.alias,
+            application.layer.alias,
         )
     return application
-
-
-def make_interface(*, http: Any = None, **changes: Any) -> tuple[InterfaceApplication, ChannelLayer]:
-    """The interface application and its layer. ``changes`` are fields of the interface's configuration."""
-    config = replace(channel_layers.config.interface, **changes)
-    layer = channel_layers[config.layer]
-    validator = None
-    if config.origin_validator is not None:
-        validator = channel_layers.plugins.load("origin validator", config.origin_validator)()
-    return InterfaceApplication(layer, config=config, origin_validator=validator, http=http), layer

@@ -1,7 +1,7 @@
 """System checks: everything that can be known to be wrong before the first message.
 
 ``channels.E0xx`` stops the server, ``channels.W0xx`` does not. Each has a hint that says what to do; all are listed in
-docs/reference/checks.md.
+docs/reference/settings.md.
 """
 
 from __future__ import annotations

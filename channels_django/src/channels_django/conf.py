@@ -181,7 +181,7 @@ def _mapping(name: str) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-# What can be wrong. The ids are those of the system checks; each is documented in docs/reference/checks.md.
+# What can be wrong. The ids are those of the system checks; each is documented in docs/reference/settings.md.
 
 _NOT_A_DICT: Final = "channels.E002"
 _UNKNOWN_KEY: Final = "channels.E003"

@@ -18,8 +18,8 @@ from django.utils import autoreload
 from django.utils.version import get_version
 
 from channels_core.exceptions import ChannelsError
+from channels_core.interface import make_interface
 from channels_django import conf
-from channels_django.asgi import make_interface
 from channels_django.development import DevelopmentServer, bind
 from channels_django.reloading import run_with_reloader
 from channels_django.request_log import RequestLog
@@ -156,12 +156,12 @@ class Command(DjangoCommand):
                 from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler
 
                 http = ASGIStaticFilesHandler(http)
-        application, layer = make_interface(http=http, **changes)
+        application = make_interface(http=http, **changes)
         worker = None
         if options["run_worker"]:
             threads = None if "THREADS" in getattr(settings, "CHANNELS", {}) else _THREADS
             worker = make_worker(
-                layer,
+                application.layer,
                 threads=threads if options["use_threading"] else 1,
                 is_static_served=is_static_served,
             )
