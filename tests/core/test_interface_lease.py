@@ -267,6 +267,20 @@ def test_make_interface_without_a_validator() -> None:
     layers.configure(None)
 
 
+def test_make_interface_with_changes_to_the_configuration() -> None:
+    layers = ChannelLayers(
+        Config(
+            layers={"default": LayerConfig(backend="memory")},
+            interface=InterfaceConfig(origin_validator=None, http_timeout=5, max_body_size=10),
+        )
+    )
+    config = make_interface(layers, http_timeout=7).config
+    assert (config.http_timeout, config.max_body_size) == (7, 10)
+    with pytest.raises(TypeError, match="unknown_option"):
+        make_interface(layers, unknown_option=1)
+    layers.configure(None)
+
+
 def test_interface_is_sent_to_by_threads() -> None:
     """A worker's thread answers while the loop sleeps in the layer."""
     site = Site()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from channels_core.config import InterfaceConfig
 from channels_core.interface.asgi import Receive, Scope, ServerSend
@@ -103,10 +104,13 @@ def make_interface(
     layers: ChannelLayers | None = None,
     *,
     http: Callable[[Scope, Receive, ServerSend], Awaitable[None]] | None = None,
+    **changes: Any,
 ) -> InterfaceApplication:
     """The application as it is configured: layer, limits and origin validator. Usage without Django::
 
         CHANNELS_CONFIG=chat_config:config uvicorn --factory channels_core.interface:make_interface
+
+    ``changes`` are fields of :class:`~channels_core.config.InterfaceConfig` that win over the configuration.
 
     Raises ``ConfigurationError`` and its like for what is wrong with the configuration.
     """
@@ -114,7 +118,7 @@ def make_interface(
         from channels_core.channel_layer import channel_layers
 
         layers = channel_layers
-    config = layers.config.interface
+    config = replace(layers.config.interface, **changes)
     validator: OriginValidator | None = None
     if config.origin_validator is not None:
         validator = layers.plugins.load("origin validator", config.origin_validator)()
