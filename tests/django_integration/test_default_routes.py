@@ -3,10 +3,11 @@
 from typing import Any
 
 from channels_core import Channel, ChannelLayer, Message
+from channels_core.default_consumers import connect_consumer, null_consumer
 from channels_core.held import current_held
 from channels_core.routing import Router
 from channels_core.worker import Worker
-from channels_django.default_routes import connect_consumer, null_consumer, with_default_routes
+from channels_django.default_routes import with_default_routes
 from channels_router_regex import route
 from channels_router_regex.router import Router as RegexRouter
 

@@ -6,33 +6,15 @@ They come last, so a project's own route wins, and they wrap the project's route
 from __future__ import annotations
 
 from collections.abc import Set
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from channels_core.default_consumers import ASYNC_TWINS, connect_consumer, null_consumer
 from channels_core.routing import Consumer, Match, Router
 
 if TYPE_CHECKING:
     from channels_core.message import Message
 
-__all__ = ["DefaultRoutes", "connect_consumer", "null_consumer", "with_default_routes"]
-
-
-def connect_consumer(message: Message, **_: Any) -> None:
-    """Accept the WebSocket."""
-    if message.reply_channel is not None:
-        message.reply_channel.send({"accept": True})
-
-
-def null_consumer(message: Message, **_: Any) -> None:
-    """Do nothing with the message."""
-
-
-async def _aconnect_consumer(message: Message, **_: Any) -> None:
-    if message.reply_channel is not None:
-        await message.reply_channel.asend({"accept": True})
-
-
-async def _anull_consumer(message: Message, **_: Any) -> None:
-    """Do nothing with the message."""
+__all__ = ["DefaultRoutes", "with_default_routes"]
 
 
 class DefaultRoutes(Router):
@@ -43,23 +25,23 @@ class DefaultRoutes(Router):
 
     def __init__(self, router: Router, http_consumer: Consumer) -> None:
         self.router = router
-        given: dict[str, tuple[Consumer, Consumer | None]] = {
-            "http.request": (http_consumer, None),
-            "websocket.connect": (connect_consumer, _aconnect_consumer),
-            "websocket.receive": (null_consumer, _anull_consumer),
-            "websocket.disconnect": (null_consumer, _anull_consumer),
+        given: dict[str, Consumer] = {
+            "http.request": http_consumer,
+            "websocket.connect": connect_consumer,
+            "websocket.receive": null_consumer,
+            "websocket.disconnect": null_consumer,
         }
         self._channels = frozenset(router.channels) | given.keys()
-        # A channel whose own consumers are all asynchronous stays with the event loop, where its default is the
-        # asynchronous one; http.request leaves it, since views run in threads.
+        # A channel whose own consumers are all asynchronous stays with the event loop, where its default has an
+        # asynchronous twin; http.request leaves it, since views run in threads.
         self._async_channels = frozenset(
             channel
             for channel in router.async_channels
-            if channel not in given or given[channel][1] is not None
+            if channel not in given or given[channel] in ASYNC_TWINS
         )
         self._matches: dict[str, Match] = {
-            channel: ((twin if twin is not None and channel in self._async_channels else plain), {})
-            for channel, (plain, twin) in given.items()
+            channel: (ASYNC_TWINS[consumer] if channel in self._async_channels else consumer, {})
+            for channel, consumer in given.items()
         }
 
     @property

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Set
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
+from channels_core.default_consumers import ASYNC_TWINS, connect_consumer, null_consumer
 from channels_core.exceptions import InvalidRouteError
 from channels_core.names import prefix_of
 from channels_core.routing import Router as RouterContract
@@ -17,32 +18,7 @@ if TYPE_CHECKING:
     from channels_core.message import Message
     from channels_core.routing import Consumer, Match
 
-__all__ = ["Router", "connect_consumer", "null_consumer"]
-
-
-def connect_consumer(message: Message) -> None:
-    """Accept the WebSocket: the default for ``websocket.connect``."""
-    if message.reply_channel is not None:
-        message.reply_channel.send({"accept": True})
-
-
-def null_consumer(message: Message) -> None:
-    """Take the message and do nothing: the default for the rest of a WebSocket's life."""
-
-
-async def _aconnect_consumer(message: Message) -> None:
-    if message.reply_channel is not None:
-        await message.reply_channel.asend({"accept": True})
-
-
-async def _anull_consumer(message: Message) -> None:
-    pass
-
-
-_ASYNC_TWINS: Final[dict[Consumer, Consumer]] = {
-    connect_consumer: _aconnect_consumer,
-    null_consumer: _anull_consumer,
-}
+__all__ = ["Router"]
 
 _Candidate = tuple["Consumer", Extract | None]
 _Table = dict[str, tuple["Consumer", Extract | None, tuple[_Candidate, ...]]]
@@ -157,7 +133,7 @@ class Router(RouterContract):
             for channel in default.channels:
                 consumer = default.consumer
                 if channel in asynchronous:
-                    consumer = _ASYNC_TWINS.get(consumer, consumer)
+                    consumer = ASYNC_TWINS.get(consumer, consumer)
                     if not is_async_consumer(consumer):
                         asynchronous.discard(channel)
                 elif channel not in table and is_async_consumer(consumer):
