@@ -413,7 +413,7 @@ def test_a_response_ends_when_its_client_has_left(make_request: MakeRequest, lay
     consuming.join(5)
     assert not consuming.is_alive()
     assert consumer.parts[-1] == "closed"  # type: ignore[attr-defined]  # made above
-    assert len(consumer.parts) == 18  # type: ignore[attr-defined]
+    assert len(consumer.parts) == 18  # type: ignore[attr-defined]  # made above
 
 
 def test_a_response_to_a_server_that_is_gone_ends(make_request: MakeRequest, layer: ChannelLayer) -> None:
@@ -421,7 +421,7 @@ def test_a_response_to_a_server_that_is_gone_ends(make_request: MakeRequest, lay
     layer.backend.close_process(process)
     consumer = many_parts(100)()
     consumer(make_request(reply_channel=f"http.response.{process}!1"))
-    assert consumer.parts == [0, "closed"]  # type: ignore[attr-defined]
+    assert consumer.parts == [0, "closed"]  # type: ignore[attr-defined]  # made above
 
 
 def test_a_response_that_fails_in_the_middle_is_broken_off(
