@@ -8,6 +8,7 @@ restart when the project's code changes.
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 from channels_core.interface import InterfaceApplication, make_interface
 from channels_django import conf
@@ -26,7 +27,7 @@ def get_asgi_application() -> InterfaceApplication:
     Raises :class:`~channels_core.exceptions.ConfigurationError` for settings that are wrong.
     """
     conf.configure()
-    http = None
+    http: Any = None  # Django types its handlers as taking a dict, not any mapping
     if conf.http_mode() == "in-process":
         from django.core.asgi import get_asgi_application as get_django_application
 

@@ -147,7 +147,7 @@ class Command(DjangoCommand):
         if options["websocket_handshake_timeout"] is not None:
             changes["websocket_handshake_timeout"] = options["websocket_handshake_timeout"]
         is_static_served = self._is_static_served(options)
-        http = None
+        http: Any = None  # Django types its handlers as taking a dict, not any mapping
         if conf.http_mode() == "in-process":
             from django.core.handlers.asgi import ASGIHandler
 
