@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, get_args, get_origin
 from django.conf import settings
 
 from channels_core.channel_layer import channel_layers
-from channels_core.config import Config, InterfaceConfig, LayerConfig, WorkerConfig
+from channels_core.config import MAY_BE_ZERO, Config, InterfaceConfig, LayerConfig, WorkerConfig
 from channels_core.exceptions import ConfigurationError, InvalidChannelLayerError
 
 __all__ = [
@@ -69,13 +69,6 @@ class Problem:
         return f"{self.text} {self.hint}"
 
 
-_MAY_BE_ZERO: Final = {
-    "websocket_send_timeout",
-    "worker_grace",
-    "message_retries",
-    "send_retry_time",
-    "prefetch_time",
-}
 _RENAMED: Final = {("worker", "middleware"): "CONSUMER_MIDDLEWARE"}
 
 
@@ -93,7 +86,7 @@ def _options() -> Iterator[Option]:
                 field=field.name,
                 kind=hints[field.name],
                 default=None if field.default is MISSING else field.default,
-                may_be_zero=field.name in _MAY_BE_ZERO,
+                may_be_zero=field.name in MAY_BE_ZERO,
             )
     yield Option(key="HTTP", section="django", field="http", kind=HttpMode, default="layer")
     yield Option(key="SESSION_STORE", section="django", field="session_store", kind=str, default="django")
