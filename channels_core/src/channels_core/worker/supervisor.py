@@ -61,7 +61,9 @@ class Supervisor:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-        return 0 if all(child.returncode == 0 for child in self._children) else 1
+        # A child that was told to stop before it listened for signals had begun nothing.
+        clean = {0, -signal.SIGTERM}
+        return 0 if all(child.returncode in clean for child in self._children) else 1
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
         self._signals += 1

@@ -14,7 +14,7 @@ from channels_core.channel_layer import DEFAULT_CHANNEL_LAYER, channel_layers
 from channels_core.exceptions import ChannelsError
 from channels_core.worker import Supervisor, Worker, run_until_signalled
 from channels_django.reloading import run_with_reloader
-from channels_django.signals import worker_process_ready
+from channels_django.signals import worker_process_ready, worker_ready
 from channels_django.workers import make_worker
 
 _CHILD_VARIABLE = "CHANNELS_WORKER_CHILD"
@@ -101,14 +101,15 @@ class Command(BaseCommand):
             raise CommandError(str(exc)) from exc
         worker_process_ready.send(sender=type(self))
         if options["verbosity"]:
-            self.stdout.write(
-                f"Worker of layer {options['layer']!r} listens on: {', '.join(self._worker.channels)}"
-            )
-            self.stdout.flush()
+            worker_ready.connect(self._announce, sender=self._worker, weak=False)
         if is_main:
             run_until_signalled(self._worker)
         else:
             self._worker.run()
+
+    def _announce(self, *, sender: Worker, **_: Any) -> None:
+        self.stdout.write(f"Worker of layer {sender.layer.alias!r} listens on: {', '.join(sender.channels)}")
+        self.stdout.flush()
 
     def _supervise(self, processes: int) -> None:
         supervisor = Supervisor(
