@@ -1,6 +1,7 @@
 """``runworker`` and ``manage.py channels`` as processes."""
 
 import os
+import re
 import signal
 from functools import partial
 from pathlib import Path
@@ -121,11 +122,12 @@ def test_filters_that_leave_nothing_are_an_error(project: Project) -> None:
 
 
 def test_several_processes_are_replaced_when_they_die_and_end_together(project: Project) -> None:
-    project.write("project/routing.py", ROUTING + '\nprint("pid", os.getpid(), flush=True)\n')
+    project.write("project/routing.py", ROUTING + '\nprint(f"<pid {os.getpid()}>", flush=True)\n')
     with project.start("runworker", "--processes=2", "--only-channels=jobs") as supervisor:
         supervisor.wait_for("listens on: jobs", times=2)
-        pids = [int(line.split()[1]) for line in supervisor.output.splitlines() if line.startswith("pid ")]
-        child = next(pid for pid in pids if pid != supervisor.pid)
+        pids = {int(found) for found in re.findall(r"<pid (\d+)>", supervisor.output)} - {supervisor.pid}
+        assert len(pids) == 2, supervisor.output
+        child = min(pids)
         os.kill(child, signal.SIGKILL)
         supervisor.wait_for("listens on: jobs", times=3)
         supervisor.signal(signal.SIGTERM)
