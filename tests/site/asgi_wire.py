@@ -80,10 +80,24 @@ class SteppedWire(Wire):
 
 
 class FutureWire(Wire):
-    """The same as a server whose ``send`` returns a future instead of a coroutine."""
+    """The same as granian: ``send`` returns a future instead of a coroutine, and closes nothing while receive waits."""
+
+    is_receiving = False
+
+    async def receive(self) -> dict[str, Any]:
+        self.is_receiving = True
+        try:
+            return await super().receive()
+        finally:
+            self.is_receiving = False
+
+    async def _send(self, event: Any) -> None:
+        while event["type"] == "websocket.close" and self.is_receiving:
+            await asyncio.sleep(0.01)
+        await super().send(event)
 
     def send(self, event: Any) -> Awaitable[None]:  # type: ignore[override]  # what granian does
-        return asyncio.ensure_future(super().send(event))
+        return asyncio.ensure_future(self._send(event))
 
     send.__module__ = "granian._granian"
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
 
-__all__ = ["STEPPED_SERVERS", "Event", "Receive", "Scope", "ServerSend", "server_of"]
+__all__ = ["EXCLUSIVE_SERVERS", "STEPPED_SERVERS", "Event", "Receive", "Scope", "ServerSend", "server_of"]
 
 Scope = MutableMapping[str, Any]
 Event = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Event]]
 ServerSend = Callable[[Event], Awaitable[None]]
 
-STEPPED_SERVERS: Final = frozenset({"uvicorn", "hypercorn", "daphne"})
-"""Servers whose ``send`` for a WebSocket frame asks for no current task, and so may be driven by hand."""
+STEPPED_SERVERS: Final = frozenset({"uvicorn", "hypercorn", "daphne", "granian"})
+"""Servers whose ``send`` for a WebSocket frame asks for no current task, and so may be called outside the
+connection's own and driven by hand."""
+EXCLUSIVE_SERVERS: Final = frozenset({"granian"})
+"""Servers that close no WebSocket while its application waits in ``receive``."""
 
 
 def server_of(send: ServerSend) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from time import thread_time
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from channels_core.credit import credit_of
+from channels_core.credit import credit_of, credit_send
 from channels_core.exceptions import LayerUnavailable, SendUncertain
 from channels_core.headers import CREDITED
 from channels_core.interface.asgi import Event
@@ -304,8 +304,7 @@ class Inbox:
 
     async def acknowledge(self, channel: str, *, is_closed: bool = False) -> None:
         """Return the credit that a paced response asked for; with ``is_closed``, say that its reader is gone."""
-        content: dict[str, Any] = {"closed": True} if is_closed else {}
-        credit = Send(channel, content, {CREDITED: channel[channel.find("!") + 1 :]}, 16)
+        credit = credit_send(channel, is_closed=is_closed)
         await self.insist(credit, until=self.loop.time() + self.backend.expiry)
 
     # The lease.

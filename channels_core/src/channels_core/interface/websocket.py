@@ -9,11 +9,20 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Mapping
+from functools import partial
 from time import time
 from typing import TYPE_CHECKING, Any, Final
 
 from channels_core.headers import ALONE, CREDIT, SENT_AT
-from channels_core.interface.asgi import STEPPED_SERVERS, Event, Receive, Scope, ServerSend, server_of
+from channels_core.interface.asgi import (
+    EXCLUSIVE_SERVERS,
+    STEPPED_SERVERS,
+    Event,
+    Receive,
+    Scope,
+    ServerSend,
+    server_of,
+)
 from channels_core.interface.headers import BadHeaders, BadReply, clean_request_headers, header_values
 from channels_core.interface.outbound import Backlog, step
 from channels_core.interface.replies import SocketReply, frame_of, read_socket_reply
@@ -66,6 +75,8 @@ class WebSocketConnection:
         "_inbox",
         "_is_hurried",
         "_is_interrupted",
+        "_is_reading",
+        "_is_yielding",
         "_local",
         "_order",
         "_path",
@@ -95,6 +106,7 @@ class WebSocketConnection:
         self._close_code: int | None = None
         self._is_interrupted = False
         self._is_hurried = False
+        self._is_reading = self._is_yielding = False
 
     async def serve(self, scope: Scope, receive: Receive, validator: OriginValidator | None) -> None:
         """Hold the connection until it is over. A ``websocket.connect`` that was sent is followed by a disconnect."""
@@ -269,6 +281,8 @@ class WebSocketConnection:
         max_size = min(
             inbox.config.max_frame_size, inbox.backend.max_message_size - _ENVELOPE - len(path.encode())
         )
+        if server_of(self._send) in EXCLUSIVE_SERVERS:
+            receive = partial(self._receive_until_closing, receive)
         while True:
             event = await receive()
             kind = event.get("type")
@@ -308,6 +322,22 @@ class WebSocketConnection:
                     outcome = inbox.failed(error)
             if outcome is not Outcome.SENT:
                 await self._insist(message, outcome)
+
+    async def _receive_until_closing(self, receive: Receive) -> Event:
+        """Receive as servers want it that close nothing while they are asked for the next event."""
+        if self._state == _OPEN:
+            self._is_reading = True
+            try:
+                return await receive()
+            except asyncio.CancelledError:
+                if not self._is_yielding or self._task is None:
+                    raise
+                self._task.uncancel()
+            finally:
+                self._is_reading = False
+        if self._backlog is not None:
+            await asyncio.wait({self._backlog.task})
+        return {"type": "websocket.disconnect", "code": self._close_code}
 
     async def _insist(self, message: Send, outcome: Outcome) -> None:
         """A frame was refused: it stays in the window, and nothing more is read, until it is sent or time is up."""
@@ -427,6 +457,10 @@ class WebSocketConnection:
                 self._backlog = None
 
     async def _send_close(self, code: int) -> None:
+        if self._is_reading and not self._is_yielding and self._task is not None:
+            self._is_yielding = True
+            self._task.cancel()
+            await asyncio.sleep(0)
         try:
             await self._send({"type": "websocket.close", "code": code})
         except OSError:
