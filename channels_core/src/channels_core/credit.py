@@ -21,9 +21,11 @@ def credit_of(headers: Mapping[str, str | int]) -> str | None:
     return channel if isinstance(channel, str) else None
 
 
-def credit_send(channel: str) -> Send:
-    """A message that carries nothing but one credit for ``channel``."""
-    return Send(channel, {}, {CREDITED: channel[channel.find("!") + 1 :]}, 0)
+def credit_send(channel: str, *, is_closed: bool = False) -> Send:
+    """A message that carries nothing but one credit for ``channel``; with ``is_closed``, also that nobody is left there
+    to read what it paces."""
+    content = {"closed": True} if is_closed else {}
+    return Send(channel, content, {CREDITED: channel[channel.find("!") + 1 :]}, 0)
 
 
 def add_credit(sends: list[Send], channel: str) -> None:
