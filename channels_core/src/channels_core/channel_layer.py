@@ -467,7 +467,7 @@ class ChannelLayers:
                     "Channel layers are not configured. With Django, put 'channels_django' into INSTALLED_APPS and call"
                     f" django.setup(); without, set {CONFIG_VARIABLE} to 'module:attribute' of a channels_core.Config."
                 )
-            from channels_core.plugins import import_target
+            from channels_core.import_strings import import_target
 
             source = import_target(path, what=f"The environment variable {CONFIG_VARIABLE}")
         config = source() if callable(source) else source

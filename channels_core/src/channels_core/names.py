@@ -26,6 +26,7 @@ __all__ = [
     "check_receivable",
     "is_process_specific",
     "is_single_reader",
+    "known_channels",
     "new_id",
     "prefix_of",
     "process_of",
@@ -45,7 +46,7 @@ _RULE: Final = f"Use 1 to {MAX_NAME_LENGTH} ASCII letters, digits, '.', '-' and 
 # before they call. The bound keeps a flood of one-off names (reply channels) from growing it; those are checked again
 # after the clearing.
 known_channels: set[str] = set()
-known_groups: set[str] = set()
+_known_groups: set[str] = set()
 _MEMORY: Final = 4096
 
 
@@ -64,12 +65,12 @@ def check_channel(name: str) -> str:
 
 def check_group(name: str) -> str:
     """Return ``name`` if it can name a group, else raise :class:`InvalidNameError`."""
-    if name in known_groups:
+    if name in _known_groups:
         return name
     _check(name, _GROUP, "group", f"{_RULE}; a group name has no '?' or '!'.")
-    if len(known_groups) >= _MEMORY:
-        known_groups.clear()
-    known_groups.add(name)
+    if len(_known_groups) >= _MEMORY:
+        _known_groups.clear()
+    _known_groups.add(name)
     return name
 
 

@@ -47,7 +47,6 @@ __all__ = [
     "PluginStatus",
     "RegisteredPlugin",
     "get_plugin_manager",
-    "import_target",
 ]
 
 BLOCK_VARIABLE: Final = "CHANNELS_BLOCK_PLUGINS"
