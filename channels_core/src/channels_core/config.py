@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from channels_core.exceptions import ConfigurationError
 
-__all__ = ["Config", "InterfaceConfig", "LayerConfig", "WorkerConfig"]
+__all__ = ["MAY_BE_ZERO", "Config", "InterfaceConfig", "LayerConfig", "WorkerConfig"]
+
+MAY_BE_ZERO: Final = frozenset(
+    {"websocket_send_timeout", "worker_grace", "message_retries", "send_retry_time", "prefetch_time"}
+)
+"""The numbers among the options for which 0 has a meaning; all others are above it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,13 +123,11 @@ class Config:
                 raise ConfigurationError(
                     f"Config(layers={{{alias!r}: ...}}) holds {type(layer).__name__}: make it LayerConfig(backend=...)."
                 )
-        _check_numbers("interface", self.interface, may_be_zero={"websocket_send_timeout", "worker_grace"})
-        _check_numbers(
-            "worker", self.worker, may_be_zero={"message_retries", "send_retry_time", "prefetch_time"}
-        )
+        _check_numbers("interface", self.interface)
+        _check_numbers("worker", self.worker)
 
 
-def _check_numbers(section: str, record: InterfaceConfig | WorkerConfig, *, may_be_zero: set[str]) -> None:
+def _check_numbers(section: str, record: InterfaceConfig | WorkerConfig) -> None:
     for name in record.__dataclass_fields__:
         value = getattr(record, name)
         default = record.__dataclass_fields__[name].default
@@ -132,10 +135,10 @@ def _check_numbers(section: str, record: InterfaceConfig | WorkerConfig, *, may_
             value is not None and name in ("websocket_max_age", "max_body_size")
         ):
             kinds = int | float if isinstance(default, float) or name == "websocket_max_age" else int
-            low_enough = value == 0 and name in may_be_zero
+            low_enough = value == 0 and name in MAY_BE_ZERO
             if isinstance(value, bool) or not isinstance(value, kinds) or not (value > 0 or low_enough):
                 kind = "a whole number" if kinds is int else "a number"
-                bound = "of at least 0" if name in may_be_zero else "above 0"
+                bound = "of at least 0" if name in MAY_BE_ZERO else "above 0"
                 raise ConfigurationError(
                     f"Option {name} of the {section} is {value!r}: it must be {kind} {bound}."
                 )
