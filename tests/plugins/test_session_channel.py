@@ -1,6 +1,7 @@
 """channel_session: data that lives as long as a connection."""
 
 import asyncio
+import functools
 import hashlib
 import threading
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ import pytest
 
 from channels_core import ChannelLayer, ConsumeLater, DenyConnection, Message
 from channels_layer_memory.layer import MemoryBackend
+from channels_router_regex import route
 from channels_session_django import ChannelSession, channel_session, session_for_reply_channel
 
 pytest_plugins = ["testsite.databases"]
@@ -316,7 +318,6 @@ def test_wrapping_keeps_name_signature_and_the_consumer_itself() -> None:
 
 def test_a_route_still_checks_the_consumers_arguments() -> None:
     from channels_core.exceptions import InvalidRouteError
-    from channels_router_regex import route
 
     @channel_session
     def chat(message: Message, room: str) -> None: ...
@@ -324,6 +325,21 @@ def test_a_route_still_checks_the_consumers_arguments() -> None:
     assert route("websocket.receive", chat, path=r"^/(?P<room>\w+)$").consumer is chat
     with pytest.raises(InvalidRouteError, match="unexpected keyword argument 'building'"):
         route("websocket.receive", chat, path=r"^/(?P<building>\w+)$")
+
+
+def test_a_decorator_of_ones_own_below_counts_with_its_own_arguments() -> None:
+    def in_a_room(consumer: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(consumer)
+        def taking_anything(message: Message, **kwargs: str) -> None:
+            consumer(message, kwargs["room"])
+
+        return taking_anything
+
+    @channel_session
+    @in_a_room
+    def chat(message: Message, room: str, /) -> None: ...
+
+    assert route("websocket.receive", chat, path=r"^/(?P<room>\w+)$").consumer is chat
 
 
 def test_applied_twice_the_outer_one_saves() -> None:

@@ -56,8 +56,9 @@ def wrap_in_scope(
 def finish_wrapper(wrapper: Callable[..., Any], consumer: Call) -> Call:
     """Give ``wrapper`` the name, the documentation and, as it passes everything on, the signature of ``consumer``."""
     named: Any = functools.wraps(consumer)(wrapper)
-    with suppress(TypeError, ValueError):  # a callable in C may not say what it takes
-        named.__signature__ = inspect.signature(consumer)
+    # The consumer's own, not that of what it wraps in its turn. Some callables tell nobody what they take.
+    with suppress(TypeError, ValueError, NameError):
+        named.__signature__ = inspect.signature(consumer, follow_wrapped=False)
     return named  # type: ignore[no-any-return]  # a wrapper of a consumer is as good as the consumer
 
 
