@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from collections.abc import Awaitable, Callable
 from urllib.parse import quote
+
+from channels_core.interface.asgi import Event, Receive, Scope, ServerSend
 
 __all__ = ["RequestLog"]
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+Application = Callable[[Scope, Receive, ServerSend], Awaitable[None]]
 
 logger = logging.getLogger("django.server")
 
@@ -26,7 +24,7 @@ class RequestLog:
     def __init__(self, application: Application) -> None:
         self._application = application
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: ServerSend) -> None:
         if scope["type"] == "http":
             await self._http(scope, receive, send)
         elif scope["type"] == "websocket":
@@ -34,10 +32,10 @@ class RequestLog:
         else:
             await self._application(scope, receive, send)
 
-    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _http(self, scope: Scope, receive: Receive, send: ServerSend) -> None:
         status, size = 500, 0
 
-        async def send_counted(message: MutableMapping[str, Any]) -> None:
+        async def send_counted(message: Event) -> None:
             nonlocal status, size
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -51,19 +49,19 @@ class RequestLog:
             line = f"{scope['method']} {_target(scope)} HTTP/{scope['http_version']}"
             _log(status, '"%s" %s %s', line, status, size)
 
-    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _websocket(self, scope: Scope, receive: Receive, send: ServerSend) -> None:
         target, client = _target(scope), _client(scope)
         is_open = False
         code: int | None = None
 
-        async def receive_watched() -> MutableMapping[str, Any]:
+        async def receive_watched() -> Event:
             nonlocal code
             message = await receive()
             if message["type"] == "websocket.disconnect":
                 code = message.get("code", 1005) if code is None else code
             return message
 
-        async def send_watched(message: MutableMapping[str, Any]) -> None:
+        async def send_watched(message: Event) -> None:
             nonlocal code, is_open
             kind = message["type"]
             if kind == "websocket.accept":
