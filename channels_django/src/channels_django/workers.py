@@ -38,7 +38,7 @@ def make_worker(
         layer,
         config=config,
         events=DjangoEvents(),
-        middleware=[channel_layers.plugins.load("consumer middleware", name)() for name in config.middleware],
+        middleware=channel_layers.make_middleware(),
         only_channels=only_channels,
         exclude_channels=exclude_channels,
     )

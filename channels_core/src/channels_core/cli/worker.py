@@ -53,12 +53,11 @@ def run(arguments: argparse.Namespace, host: Host) -> int:
             arguments.processes,
             stop_timeout=options.stop_timeout + 5,
         ).run()
-    load = host.layers.plugins.load
     worker = Worker(
         layer,
         config=options,
         events=host.events,
-        middleware=[load("consumer middleware", name)() for name in options.middleware],
+        middleware=host.layers.make_middleware(),
         only_channels=arguments.only_channels,
         exclude_channels=arguments.exclude_channels,
     )
