@@ -197,10 +197,11 @@ def test_a_body_longer_than_announced_is_refused(
     assert str(caught.value) == "The body is longer than its Content-Length, 4."
 
 
-def test_a_content_length_that_is_no_number_is_refused(make_request: MakeRequest) -> None:
+@pytest.mark.parametrize("value", ["+1", "-1", "1_0", "ten", "9" * 5000])
+def test_a_content_length_that_is_no_number_is_refused(make_request: MakeRequest, value: str) -> None:
     with pytest.raises(BadRequest) as caught:
-        AsgiRequest(make_request(method="POST", body=b"1", headers=[[b"content-length", b"+1"]]))
-    assert str(caught.value) == "Content-Length '+1' is no number."
+        AsgiRequest(make_request(method="POST", body=b"1", headers=[[b"content-length", value.encode()]]))
+    assert str(caught.value) == f"Content-Length {value!r:.40} is no number."
 
 
 def test_a_body_over_the_limit_is_refused(make_request: MakeRequest, layer: ChannelLayer) -> None:

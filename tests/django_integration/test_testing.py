@@ -339,7 +339,7 @@ class Sockets(ChannelTestCase):
 @override_settings(CHANNEL_LAYERS=LAYERS)
 def test_apply_routes_restores_what_was_there_also_after_an_error() -> None:
     before = {alias: channel_layers[alias].router for alias in LAYERS}
-    seen = []
+    seen: list[object] = []
 
     @apply_routes({"elsewhere": accept}, aliases=["other"])
     def fail() -> None:

@@ -35,6 +35,8 @@ __all__ = ["AsgiHandler", "AsgiRequest", "ViewConsumer"]
 
 logger = logging.getLogger("django.request")
 
+_LONGEST_NUMBER: Final = 18
+"""Digits of a Content-Length; Python would refuse to read thousands of them."""
 _NEEDED: Final = ("reply_channel", "method", "path")
 
 
@@ -125,7 +127,7 @@ class AsgiRequest(ASGIRequest):
         too_long: Exception = BadRequest()
         announced = self.META.get("CONTENT_LENGTH")
         if announced:
-            if not (announced.isascii() and announced.isdigit()):
+            if not (announced.isascii() and announced.isdigit() and len(announced) <= _LONGEST_NUMBER):
                 raise BadRequest(f"Content-Length {announced!r:.40} is no number.")
             allowed = int(announced)
             too_long = BadRequest(f"The body is longer than its Content-Length, {announced}.")
