@@ -317,7 +317,7 @@ def test_b47_what_a_view_sends_follows_its_response(make_request: MakeRequest, l
         current_held.reset(token)
     assert [reply["content"] for reply in replies(layer)] == [b"told"]
     assert layer.receive(["told"]) == (None, None)
-    assert [send.channel for send in held.sends] == ["told"]
+    assert [send.channel for _, send in held.foreign] == ["told"]
 
 
 def test_the_body_of_a_head_request_is_for_the_front_end_to_drop(

@@ -112,6 +112,6 @@ def _run(consumer: Consumer, message: Message, kwargs: dict[str, Any]) -> Any:
         finally:
             current_held.reset(token)
             held.close()
-            for layer, send in zip(held.layers, held.sends, strict=True):
+            for layer, send in held.foreign:
                 layer.deliver(send)
     return None
