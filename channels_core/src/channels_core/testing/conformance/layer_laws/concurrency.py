@@ -20,7 +20,6 @@ import pytest
 
 from channels_core.layers import AT_LEAST_ONCE, Delivery, LayerBackend, Outcome, Settlement, Verdict
 from channels_core.testing.conformance.layer_laws.subject import (
-    PATIENCE,
     Layer,
     LayerLaws,
     OpenLayer,
@@ -44,7 +43,7 @@ class ConcurrencyLaws(LayerLaws):
 
     def test_both_views_agree(self, open_layer: OpenLayer) -> None:
         one = open_layer()
-        other = Layer(one.backend, is_async=not one.is_async)
+        other = Layer(one.backend, is_async=not one.is_async, patience=self.patience)
         try:
             process = one.open_process("worker", label="x")
             mine = f"in.{process}!"
@@ -69,19 +68,19 @@ class ConcurrencyLaws(LayerLaws):
 
     def test_each_message_has_exactly_one_reader(self, open_layer: OpenLayer) -> None:
         layer = open_layer(capacity=WRITERS * MESSAGES)
-        received = Traffic(layer.backend).run(is_async=layer.is_async)
+        received = Traffic(layer.backend, self.patience).run(is_async=layer.is_async)
         sent = Counter(range(WRITERS * MESSAGES))
         assert Counter(numbers(received)) == sent
 
     def test_a_full_channel_under_many_writers_loses_nothing(self, open_layer: OpenLayer) -> None:
         layer = open_layer(capacity=5)
-        received = Traffic(layer.backend).run(is_async=layer.is_async)
+        received = Traffic(layer.backend, self.patience).run(is_async=layer.is_async)
         assert Counter(numbers(received)) == Counter(range(WRITERS * MESSAGES))
 
     def test_each_leased_message_is_done_exactly_once(self, open_layer: OpenLayer) -> None:
         self.need_leases(open_layer())
         layer = open_layer(capacity=WRITERS * MESSAGES, delivery={"work": AT_LEAST_ONCE})
-        received = Traffic(layer.backend).run(is_async=layer.is_async)
+        received = Traffic(layer.backend, self.patience).run(is_async=layer.is_async)
         assert Counter(numbers(received)) == Counter(range(WRITERS * MESSAGES))
         assert [(found.pending, found.leased) for found in layer.statistics("work")] == [(0, 0)]
 
@@ -90,10 +89,10 @@ class ConcurrencyLaws(LayerLaws):
         begun = threading.Barrier(WRITERS)
 
         def write() -> list[Outcome]:
-            begun.wait(PATIENCE)
+            begun.wait(self.patience)
             return [layer.backend.send_one(send("a")) for _ in range(40)]
 
-        writers = [in_thread(write) for _ in range(WRITERS)]
+        writers = [in_thread(write, self.patience) for _ in range(WRITERS)]
         outcomes = Counter(outcome for writer in writers for outcome in writer.result())
         assert set(outcomes) == {SENT, Outcome.FULL}
         assert 50 <= outcomes[SENT] <= 50 + WRITERS - 1, "what is in flight may come on top, and no more"
@@ -106,9 +105,9 @@ class ConcurrencyLaws(LayerLaws):
             for number in range(MESSAGES):
                 assert layer.backend.send_one(send(f"in!{writer}", number)) is SENT
 
-        writers = [in_thread(partial(write, writer)) for writer in range(WRITERS)]
+        writers = [in_thread(partial(write, writer), self.patience) for writer in range(WRITERS)]
         received: list[Delivery] = []
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + self.patience
         while len(received) < WRITERS * MESSAGES and time.monotonic() < deadline:
             received += layer.receive("in!", timeout=0.2)
         for writer in writers:
@@ -119,11 +118,12 @@ class ConcurrencyLaws(LayerLaws):
 
     def test_several_loops_wait_at_once(self, open_layer: OpenLayer) -> None:
         layer = open_layer()
-        loops = [Layer(layer.backend, is_async=True) for _ in range(3)]
+        loops = [Layer(layer.backend, is_async=True, patience=self.patience) for _ in range(3)]
         try:
             waiting = [one.begin_receive("a", limit=1) for one in loops for _ in range(2)]
             waiting += [
-                in_thread(lambda: layer.backend.receive_batch(["a"], timeout=PATIENCE)) for _ in range(2)
+                in_thread(lambda: layer.backend.receive_batch(["a"], timeout=self.patience), self.patience)
+                for _ in range(2)
             ]
             self.give_others_time()
             for number in range(8):
@@ -149,8 +149,8 @@ class ConcurrencyLaws(LayerLaws):
             for number in range(30):
                 layer.backend.send_one(to_group("g", number))
 
-        changes = [in_thread(partial(come_and_go, name)) for name in ("x", "y")]
-        in_thread(broadcast).result()
+        changes = [in_thread(partial(come_and_go, name), self.patience) for name in ("x", "y")]
+        in_thread(broadcast, self.patience).result()
         for change in changes:
             change.result()
         received = layer.receive(mine, limit=1000)
@@ -171,7 +171,7 @@ class ConcurrencyLaws(LayerLaws):
         self.give_others_time()
 
         def in_child() -> list[object]:
-            child = Layer(layer.backend, is_async=layer.is_async)
+            child = Layer(layer.backend, is_async=layer.is_async, patience=self.patience)
             mine = child.open_process()
             child.group_add("h", "a", f"in.{mine}!x")
             sent = child.send(send("a", 3), send(f"in.{parent}!x", 4), send("quiet", 5), to_group("h", 6))
@@ -183,7 +183,12 @@ class ConcurrencyLaws(LayerLaws):
                 [process.id == mine for process in child.processes()],
             ]
 
-        assert in_forked_child(in_child) == [[3, 5, 6, 6], ["SENT", "GONE", "SENT", "SENT"], ["h"], [True]]
+        assert in_forked_child(in_child, self.patience) == [
+            [3, 5, 6, 6],
+            ["SENT", "GONE", "SENT", "SENT"],
+            ["h"],
+            [True],
+        ]
         layer.send_one(send("quiet", 7))
         assert numbers(waiting.result()) == [7]
         assert numbers(layer.receive("a")) == [1]
@@ -199,19 +204,21 @@ class ConcurrencyLaws(LayerLaws):
         layer.receive("used.before.the.fork")
 
         def in_child() -> list[object]:
-            child = Layer(layer.backend, is_async=layer.is_async)
+            child = Layer(layer.backend, is_async=layer.is_async, patience=self.patience)
             mine = child.open_process(label="child")
             child.group_add("g", f"in.{mine}!x", "to.parent")
             child.send(send("to.parent", 2), send(f"in.{parent}!x", 3), to_group("g", 4))
             received = [
-                *child.receive("to.child", timeout=PATIENCE),
-                *child.receive(f"in.{mine}!", timeout=PATIENCE),
+                *child.receive("to.child", timeout=self.patience),
+                *child.receive(f"in.{mine}!", timeout=self.patience),
             ]
             return [numbers(received), sorted(process.label for process in child.processes())]
 
-        assert in_forked_child(in_child) == [[1, 4], ["child", "parent"]]
-        assert numbers(layer.receive("to.parent", timeout=PATIENCE)) == [2, 4]
-        assert contents(layer.receive(f"in.{parent}!", timeout=PATIENCE)) == [(f"in.{parent}!", ("x",), 3)]
+        assert in_forked_child(in_child, self.patience) == [[1, 4], ["child", "parent"]]
+        assert numbers(layer.receive("to.parent", timeout=self.patience)) == [2, 4]
+        assert contents(layer.receive(f"in.{parent}!", timeout=self.patience)) == [
+            (f"in.{parent}!", ("x",), 3)
+        ]
 
     def test_a_message_from_another_process_ends_a_wait(self, open_layer: OpenLayer) -> None:
         layer = open_layer()
@@ -219,26 +226,32 @@ class ConcurrencyLaws(LayerLaws):
             pytest.skip("for layers of several processes")
         waiting = layer.begin_receive("a")
         self.give_others_time()
-        assert in_forked_child(lambda: [layer.backend.send_one(send("a", 1)).name]) == ["SENT"]
+        assert in_forked_child(lambda: [layer.backend.send_one(send("a", 1)).name], self.patience) == ["SENT"]
         assert numbers(waiting.result()) == [1]
 
 
 class Traffic:
     """Many writers and readers of one channel, in threads or in loops."""
 
-    def __init__(self, backend: LayerBackend) -> None:
+    def __init__(self, backend: LayerBackend, patience: float) -> None:
         self.backend = backend
         self.received: list[Delivery] = []
-        self._deadline = time.monotonic() + 2 * PATIENCE
+        self._patience = patience
+        self._deadline = time.monotonic() + patience
 
     def run(self, *, is_async: bool) -> list[Delivery]:
         """What all readers got."""
         calls: list[Pending[None]] = []
         for writer in range(WRITERS):
             if is_async:
-                calls.append(in_thread(partial(asyncio.run, self._aread_and_write(writer))))
+                calls.append(
+                    in_thread(partial(asyncio.run, self._aread_and_write(writer)), 2 * self._patience)
+                )
             else:
-                calls += [in_thread(partial(self._write, writer)), in_thread(self._read)]
+                calls += [
+                    in_thread(partial(self._write, writer), 2 * self._patience),
+                    in_thread(self._read, 2 * self._patience),
+                ]
         for call in calls:
             call.result()
         return self.received
@@ -273,7 +286,7 @@ class Traffic:
             self.received.extend(found)
 
 
-def in_forked_child(call: Callable[[], list[object]]) -> list[object]:
+def in_forked_child(call: Callable[[], list[object]], patience: float) -> list[object]:
     """What ``call`` returns in a forked child of this process. Fails the test with the child's traceback."""
     if not hasattr(os, "fork"):
         pytest.skip("this platform cannot fork")
@@ -293,7 +306,7 @@ def in_forked_child(call: Callable[[], list[object]]) -> list[object]:
         os._exit(status)
     os.close(writer)
     received = b""
-    deadline = time.monotonic() + 2 * PATIENCE
+    deadline = time.monotonic() + 2 * patience
     while select.select([reader], [], [], max(0.0, deadline - time.monotonic()))[0]:
         chunk = os.read(reader, 65536)
         if not chunk:

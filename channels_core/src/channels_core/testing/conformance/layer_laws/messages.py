@@ -15,7 +15,6 @@ from channels_core.layers import Outcome, Send
 from channels_core.message import normalise
 from channels_core.names import new_id
 from channels_core.testing.conformance.layer_laws.subject import (
-    PATIENCE,
     LayerLaws,
     OpenLayer,
     contents,
@@ -80,7 +79,7 @@ class MessageLaws(LayerLaws):
             "empty": "",
             "low": -(2**63),
         }
-        layer.send(Send("a", {}, headers, 0))
+        layer.send(Send("a", {}, dict(headers), 0))
         [delivery] = layer.receive("a")
         assert (delivery.content, delivery.headers) == ({}, headers)
 
@@ -319,7 +318,7 @@ class MessageLaws(LayerLaws):
         layer.send(Send("a", {}, {CREDIT: "in!x"}, 9))
         self.pass_time(1.5 * self.tick)
         assert layer.receive("a") == []
-        [credit] = layer.receive("in!", timeout=PATIENCE)
+        [credit] = layer.receive("in!", timeout=self.patience)
         assert (credit.content, credit.headers, credit.locals) == ({}, {CREDITED: "x"}, ("x",))
         assert user.counters.expired == 1
 

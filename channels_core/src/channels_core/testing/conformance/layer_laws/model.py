@@ -87,7 +87,7 @@ class Model:
             self.put_back(channel, one, has_begun=True)
 
 
-CHANNELS = st.sampled_from(["a", "b?x", "jobs", "in.one", "in.two", "in.one"])
+CHANNELS = st.sampled_from(["jobs", "a", "jobs", "b?x", "in.one", "jobs", "in.two"])
 MEMBERS = st.sampled_from(["a", "b?x", "in.one.x", "in.one.y", "in.two.x"])
 GROUPS = st.sampled_from(["g", "h"])
 VERDICTS = st.sampled_from([Verdict.DONE, Verdict.RELEASE, Verdict.REQUEUE, Verdict.DEAD])
@@ -108,6 +108,9 @@ class Machine(RuleBasedStateMachine):
         self.process = self.layer.open_process()
         self.names = {prefix: f"{prefix}.{self.process}!" for prefix in ("in.one", "in.two")}
 
+    def teardown(self) -> None:
+        self.layer.close_process(self.process)
+
     def name(self, short: str) -> str:
         """Channel, prefix or member of the model as the layer calls it."""
         if short.endswith((".x", ".y")):
@@ -118,14 +121,16 @@ class Machine(RuleBasedStateMachine):
         self.number += 1
         return self.number
 
-    @rule(channel=CHANNELS, local=st.sampled_from("xy"))
-    def send(self, channel: str, local: str) -> None:
-        number = self.new_number()
-        is_inbox = channel.startswith("in.")
-        target = self.name(f"{channel}.{local}") if is_inbox else channel
-        is_sent = self.model.put(channel, number, frozenset(local if is_inbox else ()))
-        expected = Outcome.SENT if is_sent else Outcome.FULL
-        assert self.layer.send_one(send(target, number)) is expected
+    @rule(channel=CHANNELS, locals_=st.lists(st.sampled_from("xy"), min_size=1, max_size=3))
+    def send(self, channel: str, locals_: list[str]) -> None:
+        sends, expected = [], []
+        for local in locals_:
+            number = self.new_number()
+            is_inbox = channel.startswith("in.")
+            sends.append(send(self.name(f"{channel}.{local}") if is_inbox else channel, number))
+            is_sent = self.model.put(channel, number, frozenset(local if is_inbox else ()))
+            expected.append(Outcome.SENT if is_sent else Outcome.FULL)
+        assert self.layer.send(*sends) == expected
 
     @rule(group=GROUPS, member=MEMBERS)
     def add(self, group: str, member: str) -> None:
@@ -221,7 +226,14 @@ class Machine(RuleBasedStateMachine):
 class ModelLaws(LayerLaws):
     """Whatever is called in whatever order, the layer does what the model says."""
 
-    model_examples = 40
+    model_settings: ClassVar[settings] = settings(
+        deadline=None,
+        database=None,
+        max_examples=40,
+        stateful_step_count=25,
+        suppress_health_check=list(HealthCheck),
+    )
+    """For hypothesis: how many sequences of calls, of what length."""
 
     def test_any_sequence_of_calls_does_what_the_model_says(self, open_layer: OpenLayer) -> None:
         options: dict[str, Any] = {
@@ -235,11 +247,5 @@ class ModelLaws(LayerLaws):
             options["delivery"] = {"jobs": AT_LEAST_ONCE}
         run_state_machine_as_test(
             type("LayerMachine", (Machine,), {"laws": self, "layer": open_layer(**options)}),
-            settings=settings(
-                deadline=None,
-                database=None,
-                max_examples=self.model_examples,
-                stateful_step_count=25,
-                suppress_health_check=list(HealthCheck),
-            ),
+            settings=self.model_settings,
         )

@@ -8,7 +8,6 @@ import pytest
 
 from channels_core.layers import Outcome
 from channels_core.testing.conformance.layer_laws.subject import (
-    PATIENCE,
     LayerLaws,
     OpenLayer,
     contents,
@@ -28,7 +27,7 @@ class ReceivingLaws(LayerLaws):
         layer = open_layer()
         layer.send(send("a"))
         assert layer.receive() == []
-        assert layer.receive(timeout=PATIENCE) == []
+        assert layer.receive(timeout=self.patience) == []
 
     def test_a_timeout_of_zero_does_not_wait(self, open_layer: OpenLayer) -> None:
         layer = open_layer()
@@ -52,8 +51,8 @@ class ReceivingLaws(LayerLaws):
     def test_a_receive_takes_what_there_is_up_to_its_limit(self, open_layer: OpenLayer) -> None:
         layer = open_layer()
         layer.send(*(send("a", number) for number in range(10)))
-        assert numbers(layer.receive("a", limit=4, timeout=PATIENCE)) == [0, 1, 2, 3]
-        assert numbers(layer.receive("a", limit=100, timeout=PATIENCE)) == [4, 5, 6, 7, 8, 9]
+        assert numbers(layer.receive("a", limit=4, timeout=self.patience)) == [0, 1, 2, 3]
+        assert numbers(layer.receive("a", limit=100, timeout=self.patience)) == [4, 5, 6, 7, 8, 9]
 
     def test_only_the_named_channels_are_received_from(self, open_layer: OpenLayer) -> None:
         layer = open_layer()
@@ -120,9 +119,9 @@ class ReceivingLaws(LayerLaws):
     def test_wake_ends_every_wait(self, open_layer: OpenLayer) -> None:
         layer = open_layer()
         waiting = [layer.begin_receive("a", "in!", timeout=None) for _ in range(4)]
-        waiting.append(in_thread(lambda: layer.backend.receive_batch(["b"], timeout=None)))
+        waiting.append(in_thread(lambda: layer.backend.receive_batch(["b"], timeout=None), self.patience))
         self.give_others_time()
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + self.patience
         while not all(pending.has_returned for pending in waiting) and time.monotonic() < deadline:
             layer.backend.wake()  # again: one that had not begun to wait at the first is not woken by it
             self.give_others_time()
@@ -133,7 +132,7 @@ class ReceivingLaws(LayerLaws):
         layer.backend.wake()
         layer.backend.wake()
         layer.send(send("a", 1))
-        assert numbers(layer.receive("a", timeout=PATIENCE)) == [1]
+        assert numbers(layer.receive("a", timeout=self.patience)) == [1]
         waiting = layer.begin_receive("a")
         self.give_others_time()
         layer.send(send("a", 2))
@@ -152,7 +151,7 @@ class ReceivingLaws(LayerLaws):
                     self.give_others_time()
                 layer.send_one(send(name, number))
                 received += waiting.cancel() or []
-            deadline = time.monotonic() + PATIENCE
+            deadline = time.monotonic() + self.patience
             while len(received) < 30 and time.monotonic() < deadline:
                 received += layer.receive(channel, timeout=0.1)
             assert sorted(numbers(received)) == list(range(30))
@@ -171,9 +170,11 @@ class ReceivingLaws(LayerLaws):
             received = doomed.cancel() or []
             started = time.monotonic()
             if not received:  # a wait may end early and empty-handed
-                received = staying.result() or layer.receive("a", timeout=PATIENCE)
+                received = staying.result() or layer.receive("a", timeout=self.patience)
             assert numbers(received) == [number]
-            assert time.monotonic() - started < PATIENCE / 2, "the message waited for a reader that was there"
+            assert time.monotonic() - started < self.patience / 2, (
+                "the message waited for a reader that was there"
+            )
             layer.backend.wake()
             if not staying.has_returned:
                 staying.cancel()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from channels_core.layers import AT_LEAST_ONCE, Outcome, Settlement, Turn, Verdict
 from channels_core.names import new_id
 from channels_core.testing.conformance.layer_laws.subject import (
-    PATIENCE,
     Layer,
     LayerLaws,
     OpenLayer,
@@ -252,7 +251,7 @@ class SettlingLaws(LayerLaws):
             ("jobs.more", {"n": 2}, 1, "nobody wants jobs.more"),
         ]
         assert letters[0].headers == {"c-at": 5}
-        assert 0.0 <= letters[0].age < PATIENCE
+        assert 0.0 <= letters[0].age < self.patience
         assert [letter.id for letter in layer.dead_letters("jobs.more")] == [letters[1].id]
         assert [letter.id for letter in layer.dead_letters(limit=1)] == [letters[0].id]
         assert layer.dead_letters("jobs.none") == []
@@ -342,12 +341,15 @@ class SettlingLaws(LayerLaws):
         layer = open_layer()
         layer.send(send("a", 1))
         assert layer.exchange([Turn((send("a", 2),))]).deliveries == []
-        assert layer.exchange([], "a", limit=0, timeout=PATIENCE).deliveries == []
-        assert contents(layer.exchange([], "a", timeout=PATIENCE).deliveries) == [("a", (), 1), ("a", (), 2)]
+        assert layer.exchange([], "a", limit=0, timeout=self.patience).deliveries == []
+        assert contents(layer.exchange([], "a", timeout=self.patience).deliveries) == [
+            ("a", (), 1),
+            ("a", (), 2),
+        ]
 
     def test_an_exchange_waits_as_a_receive_does(self, open_layer: OpenLayer) -> None:
         layer = open_layer()
         exchange = layer.exchange([Turn((send("a", 1),))], "b", timeout=self.tick)
         assert (exchange.outcomes, exchange.deliveries) == ([[SENT]], [])
-        exchange = layer.exchange([Turn((send("b", 2),))], "b", timeout=PATIENCE)
+        exchange = layer.exchange([Turn((send("b", 2),))], "b", timeout=self.patience)
         assert numbers(exchange.deliveries) == [2]

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -32,9 +33,6 @@ __all__ = ["Clock", "Layer", "LayerLaws", "OpenLayer", "Pending", "contents", "n
 
 T = TypeVar("T")
 
-PATIENCE = 20.0
-"""Seconds after which something that should have happened is taken not to happen."""
-
 
 class Clock:
     """Time that passes when told to. Calling it gives seconds."""
@@ -49,13 +47,16 @@ class Clock:
 class Pending(Generic[T]):
     """A call that was begun beside the test."""
 
-    def __init__(self, future: Future[T], cancel: Callable[[], T | None] | None = None) -> None:
+    def __init__(
+        self, future: Future[T], patience: float, cancel: Callable[[], T | None] | None = None
+    ) -> None:
         self._future = future
+        self._patience = patience
         self._cancel = cancel
 
     def result(self) -> T:
         """What the call returned; fails the test when it does not return."""
-        return self._future.result(PATIENCE)
+        return self._future.result(self._patience)
 
     @property
     def has_returned(self) -> bool:
@@ -71,15 +72,16 @@ class Layer:
     """A backend, seen through its synchronous or its asynchronous methods: the same calls for both, so that each law
     is written once."""
 
-    def __init__(self, backend: LayerBackend, *, is_async: bool) -> None:
+    def __init__(self, backend: LayerBackend, *, is_async: bool, patience: float) -> None:
         self.backend = backend
         self.is_async = is_async
+        self.patience = patience
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
         if not self.is_async:
             return getattr(self.backend, name)(*args, **kwargs)
-        return self._submit(getattr(self.backend, f"a{name}")(*args, **kwargs)).result(PATIENCE)
+        return self._submit(getattr(self.backend, f"a{name}")(*args, **kwargs)).result(self.patience)
 
     def _submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         if self._loop is None:
@@ -90,7 +92,7 @@ class Layer:
     def stop(self) -> None:
         """End the loop that the asynchronous view runs in."""
         if self._loop is not None:
-            asyncio.run_coroutine_threadsafe(_end_tasks(), self._loop).result(PATIENCE)
+            asyncio.run_coroutine_threadsafe(_end_tasks(), self._loop).result(self.patience)
             self._loop.call_soon_threadsafe(self._loop.stop)
             while self._loop.is_running():
                 time.sleep(0.001)
@@ -116,14 +118,17 @@ class Layer:
         return found
 
     def begin_receive(
-        self, *channels: str, limit: int = 100, timeout: float | None = PATIENCE
+        self, *channels: str, limit: int = 100, timeout: float | None = None
     ) -> Pending[list[Delivery]]:
         """A receive beside the test: in a thread, or in a task."""
         if not self.is_async:
-            return in_thread(partial(self.backend.receive_batch, channels, limit=limit, timeout=timeout))
+            call = partial(self.backend.receive_batch, channels, limit=limit, timeout=timeout)
+            return in_thread(call, self.patience)
         receive = self.backend.areceive_batch
-        task, future = self._submit(_begin(receive(channels, limit=limit, timeout=timeout))).result(PATIENCE)
-        return Pending(future, lambda: self._submit(_cancel(task)).result(PATIENCE))
+        task, future = self._submit(_begin(receive(channels, limit=limit, timeout=timeout))).result(
+            self.patience
+        )
+        return Pending(future, self.patience, lambda: self._submit(_cancel(task)).result(self.patience))
 
     def settle(self, *settlements: Settlement) -> None:
         self._call("settle", settlements)
@@ -208,8 +213,8 @@ class Layer:
         return found
 
 
-def in_thread(call: Callable[[], T]) -> Pending[T]:
-    """Make ``call`` in a thread of its own."""
+def in_thread(call: Callable[[], T], patience: float) -> Pending[T]:
+    """Make ``call`` in a thread of its own, and give it ``patience`` seconds."""
     future: Future[T] = Future()
 
     def run() -> None:
@@ -219,7 +224,7 @@ def in_thread(call: Callable[[], T]) -> Pending[T]:
             future.set_exception(error)
 
     threading.Thread(target=run, name="kit-thread", daemon=True).start()
-    return Pending(future)
+    return Pending(future, patience)
 
 
 async def _begin(work: Coroutine[Any, Any, T]) -> tuple[asyncio.Task[T], Future[T]]:
@@ -271,31 +276,39 @@ class LayerLaws:
             " returning a LayerBackend that was given the options."
         )
 
+    patience: ClassVar[float] = 20.0
+    """Seconds after which something that should have happened is taken not to happen."""
+
+    clock: Clock
+
     @pytest.fixture(params=["sync", "async"])
     def open_layer(self, request: pytest.FixtureRequest) -> Iterator[OpenLayer]:
         """Opens the layer: ``open_layer(**options)``. Called again, it gives another backend on the same engine."""
+        with self.opening(is_async=request.param == "async") as open_layer:
+            yield open_layer
+
+    @contextmanager
+    def opening(self, *, is_async: bool) -> Iterator[OpenLayer]:
+        """What the fixture gives, for one view; what was opened is closed at the end."""
         opened: list[Layer] = []
         self.clock = Clock()
 
         def open_layer(**options: Any) -> Layer:
-            layer = self._open(is_async=request.param == "async", **options)
+            if self.takes_clock:
+                options["clock"] = self.clock
+            layer = Layer(self.make_backend(**options), is_async=is_async, patience=self.patience)
             if not opened:
                 layer.flush()
             opened.append(layer)
             return layer
 
-        yield open_layer
-        for layer in opened:
-            layer.backend.wake()
-            layer.stop()
-            layer.backend.close()
-
-    clock: Clock
-
-    def _open(self, *, is_async: bool, **options: Any) -> Layer:
-        if self.takes_clock:
-            options["clock"] = self.clock
-        return Layer(self.make_backend(**options), is_async=is_async)
+        try:
+            yield open_layer
+        finally:
+            for layer in opened:
+                layer.backend.wake()
+                layer.stop()
+                layer.backend.close()
 
     def pass_time(self, seconds: float) -> None:
         """Let ``seconds`` go by for the layer."""
