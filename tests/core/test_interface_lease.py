@@ -3,6 +3,9 @@
 import asyncio
 import logging
 import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -302,3 +305,35 @@ def test_application_needs_nothing_but_a_layer() -> None:
     layer = ChannelLayer(MemoryBackend())
     application = InterfaceApplication(layer)
     assert application.config == InterfaceConfig()
+
+
+ISOLATED = """
+import asyncio, sys
+from asgi_wire import serving
+
+async def serve() -> None:
+    async with serving() as site:
+        socket, reply_channel = await site.open()
+        await site.send(reply_channel, {"text": "x"})
+        assert (await socket.next())["text"] == "x"
+        request = site.request()
+        await site.send((await site.taken("http.request")).content["reply_channel"], {"status": 200})
+        assert (await request.next())["status"] == 200
+
+asyncio.run(serve())
+heavy = {"django", "channels_django", "channels_core.worker", "channels_core.testing", "uvicorn", "asgiref"}
+print(sorted(heavy & sys.modules.keys()))
+"""
+
+
+def test_interface_that_has_served_has_imported_no_django_and_no_worker() -> None:
+    environment = {"PYTHONPATH": str(Path(__file__).parent.parent / "site")}
+    done = subprocess.run(
+        [sys.executable, "-c", ISOLATED],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("[]\n", "")
