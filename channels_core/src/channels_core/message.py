@@ -260,15 +260,12 @@ _NOT_MADE: Final = _NotMade.NOT_MADE
 _make_channel: Callable[..., Channel] | None = None
 
 
-def _channel_from(name: str | None, layer: ChannelLayer | None) -> Channel | None:
-    global _make_channel  # noqa: PLW0603 - channel.py needs this module first; an import here would run for each message
-    if not name:
-        return None
-    if _make_channel is None:
-        from channels_core.channel import Channel
+def _channel_class() -> Callable[..., Channel]:
+    global _make_channel  # noqa: PLW0603 - channel.py needs this module first; importing in a property costs much
+    from channels_core.channel import Channel
 
-        _make_channel = Channel
-    return _make_channel(name, channel_layer=layer)
+    _make_channel = Channel
+    return Channel
 
 
 class Message:
@@ -314,7 +311,9 @@ class Message:
         """The channel the message was received on."""
         channel = self._channel
         if channel is _NOT_MADE:
-            channel = self._channel = _channel_from(self.channel_name, self.channel_layer)
+            name = self.channel_name
+            make = _make_channel or _channel_class()
+            channel = self._channel = make(name, channel_layer=self.channel_layer) if name else None
         return channel
 
     @channel.setter
@@ -326,9 +325,9 @@ class Message:
         """The channel that answers go to."""
         channel = self._reply_channel
         if channel is _NOT_MADE:
-            channel = self._reply_channel = _channel_from(
-                self.content.get("reply_channel"), self.channel_layer
-            )
+            name = self.content.get("reply_channel")
+            make = _make_channel or _channel_class()
+            channel = self._reply_channel = make(name, channel_layer=self.channel_layer) if name else None
         return channel
 
     @reply_channel.setter
