@@ -613,7 +613,7 @@ REFUSED: list[tuple[str, Callable[[], object], str]] = [
         "no-channel-name",
         lambda: route("not a channel", consumer),
         "route('not a channel', consumer): no message can come from channel 'not a channel'. 'not a channel' is not a"
-        " channel to receive from name. Use 1 to 99 ASCII letters, digits, '.', '-' and '_', then nothing, '!' or"
+        " name to receive from. Use 1 to 99 ASCII letters, digits, '.', '-' and '_', then nothing, '!' or"
         " '?something'.",
     ),
     (

@@ -52,10 +52,13 @@ _MEMORY: Final = 4096
 
 def check_channel(name: str) -> str:
     """Return ``name`` if a message can be sent to it, else raise :class:`InvalidNameError`."""
-    if name in known_channels:
+    if isinstance(name, str) and name in known_channels:
         return name
     _check(
-        name, _CHANNEL, "channel", f"{_RULE}, with at most one '?' or '!' and something on both sides of it."
+        name,
+        _CHANNEL,
+        "channel name",
+        f"{_RULE}, with at most one '?' or '!' and something on both sides of it.",
     )
     if len(known_channels) >= _MEMORY:
         known_channels.clear()
@@ -65,9 +68,9 @@ def check_channel(name: str) -> str:
 
 def check_group(name: str) -> str:
     """Return ``name`` if it can name a group, else raise :class:`InvalidNameError`."""
-    if name in _known_groups:
+    if isinstance(name, str) and name in _known_groups:
         return name
-    _check(name, _GROUP, "group", f"{_RULE}; a group name has no '?' or '!'.")
+    _check(name, _GROUP, "group name", f"{_RULE}; a group name has no '?' or '!'.")
     if len(_known_groups) >= _MEMORY:
         _known_groups.clear()
     _known_groups.add(name)
@@ -85,19 +88,19 @@ def check_receivable(name: str) -> str:
             f"Cannot receive from {redact(name)!r}: a process-specific channel is read by its prefix."
             f" Ask for {name[: name.index('!') + 1]!r} and look at the full name that comes back."
         )
-    _check(name, _RECEIVABLE, "channel to receive from", f"{_RULE}, then nothing, '!' or '?something'.")
+    _check(name, _RECEIVABLE, "name to receive from", f"{_RULE}, then nothing, '!' or '?something'.")
     return name
 
 
 def _check(name: object, pattern: re.Pattern[str], kind: str, rule: str) -> None:
     if not isinstance(name, str):
-        raise InvalidNameError(f"A {kind} name is text, not {type(name).__name__}: {name!r:.80}. {rule}")
+        raise InvalidNameError(f"A {kind} is text, not {type(name).__name__}: {name!r:.80}. {rule}")
     if len(name) > MAX_NAME_LENGTH:
         raise InvalidNameError(
-            f"The {kind} name {name[:40]!r}... has {len(name)} characters; {MAX_NAME_LENGTH} are allowed. {rule}"
+            f"The {kind} {name[:40]!r}... has {len(name)} characters; {MAX_NAME_LENGTH} are allowed. {rule}"
         )
     if not pattern.match(name):
-        raise InvalidNameError(f"{name!r} is not a {kind} name. {rule}")
+        raise InvalidNameError(f"{name!r} is not a {kind}. {rule}")
 
 
 def new_id() -> str:
