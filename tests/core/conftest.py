@@ -1,13 +1,16 @@
-"""Throw-away distributions: real metadata folders and modules on ``sys.path``, as an installer leaves them."""
+"""Throw-away distributions, real metadata folders and modules on ``sys.path``, as an installer leaves them; and benches
+for workers."""
 
 import importlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from channels_core.plugins import PluginManager
+from workbench import KINDS, Bench, backends
 
 PLUGIN_HEAD = """
 from channels_core import hookimpl
@@ -68,3 +71,22 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     for name in set(sys.modules) - before:
         if str(getattr(sys.modules[name], "__file__", "")).startswith(str(folder)):
             del sys.modules[name]
+
+
+@pytest.fixture(params=KINDS)
+def make_bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., Bench]]:
+    """Makes benches on layers of one kind; a test that asks for it runs once for each kind."""
+    made: list[Bench] = []
+
+    def make(**options: Any) -> Bench:
+        made.append(Bench(backends(tmp_path)[request.param], **options))
+        return made[-1]
+
+    yield make
+    for bench in made:
+        bench.close()
+
+
+@pytest.fixture
+def bench(make_bench: Callable[..., Bench]) -> Bench:
+    return make_bench()

@@ -1,17 +1,16 @@
-"""The worker against the memory layer: real threads, real loops, real messages."""
+"""The worker against layers that wait and one that does not: real threads, real loops, real messages."""
 
 import asyncio
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from channels_core import (
     Channel,
-    ChannelLayer,
     ChannelSocketException,
     ConfigurationError,
     ConsumeLater,
@@ -25,78 +24,9 @@ from channels_core.exceptions import InvalidMessageError
 from channels_core.headers import CREDIT, CREDITED
 from channels_core.layers import Delivery, Send
 from channels_core.middleware import ConsumerMiddleware
-from channels_core.routing import Match, Router, is_async_consumer
+from channels_core.routing import Match
 from channels_core.worker import Worker, WorkerEvents
-from channels_layer_memory.layer import MemoryBackend
-
-WAIT = 10.0
-
-
-class Table(Router):
-    """A router that is a dict."""
-
-    def __init__(self, routes: dict[str, Any]) -> None:
-        self._routes = routes
-
-    @property
-    def channels(self) -> set[str]:
-        return set(self._routes)
-
-    @property
-    def async_channels(self) -> set[str]:
-        return {name for name, consumer in self._routes.items() if is_async_consumer(consumer)}
-
-    def match(self, message: Message) -> Match | None:
-        consumer = self._routes.get(str(message.channel))
-        return None if consumer is None else (consumer, {})
-
-
-class Bench:
-    """A layer, and workers on it that are stopped at the end."""
-
-    def __init__(self, **options: Any) -> None:
-        self.backend = MemoryBackend(**options)
-        self.layer = ChannelLayer(self.backend)
-        self.workers: list[Worker] = []
-
-    def work(self, routes: dict[str, Any], **options: Any) -> Worker:
-        self.layer.router = Table(routes)
-        worker = Worker(self.layer, **options)
-        worker.start()
-        self.workers.append(worker)
-        return worker
-
-    def take(self, channel: str, timeout: float = WAIT) -> dict[str, Any]:
-        name, content = self.layer.receive([channel], block=True, timeout=timeout)
-        assert name is not None, f"nothing came on {channel} within {timeout} s"
-        assert content is not None
-        return content
-
-    def deliver(self, channel: str, timeout: float = WAIT) -> Delivery:
-        (delivery,) = self.backend.receive_batch([channel], limit=1, timeout=timeout)
-        return delivery
-
-
-@pytest.fixture
-def bench() -> Iterator[Bench]:
-    bench = Bench()
-    yield bench
-    for worker in bench.workers:
-        assert worker.stop(WAIT)
-
-
-@pytest.fixture
-def make_bench() -> Iterator[Callable[..., Bench]]:
-    made: list[Bench] = []
-
-    def make(**options: Any) -> Bench:
-        made.append(Bench(**options))
-        return made[-1]
-
-    yield make
-    for bench in made:
-        for worker in bench.workers:
-            assert worker.stop(WAIT)
+from workbench import WAIT, Bench, Table, wait_until
 
 
 def test_a_consumer_gets_the_message_and_what_it_sends_leaves(bench: Bench) -> None:
@@ -195,8 +125,8 @@ async def test_a_task_that_outlives_its_consumer_sends_at_once_b7(bench: Bench) 
         outliving.append(asyncio.create_task(late()))
         await Channel("done", channel_layer=bench.layer).asend({})
 
-    bench.work({"in": consumer})
-    bench.layer.send("in", {})
+    await asyncio.to_thread(bench.work, {"in": consumer})
+    await bench.layer.asend("in", {})
     assert await bench.layer.areceive(["done"], timeout=WAIT) == ("done", {})
     may_send.set()
 
@@ -490,9 +420,9 @@ async def test_async_consumers_run_at_once_on_one_loop(bench: Bench) -> None:
         await gate[0].wait()
         await Channel("out", channel_layer=bench.layer).asend({"n": message["n"]})
 
-    bench.work({"in": consumer})
+    await asyncio.to_thread(bench.work, {"in": consumer})
     for n in range(20):
-        bench.layer.send("in", {"n": n})
+        await bench.layer.asend("in", {"n": n})
     got = {(await bench.layer.areceive(["out"], timeout=WAIT))[1]["n"] for _ in range(20)}  # type: ignore[index]  # awaited
 
     assert got == set(range(20))
@@ -503,7 +433,7 @@ def test_sync_sends_in_an_async_consumer_are_held_too(bench: Bench) -> None:
     async def consumer(message: Message) -> None:
         Channel("out", channel_layer=bench.layer).send({"n": 1})
         await Channel("out", channel_layer=bench.layer).asend({"n": 2})
-        assert bench.layer.receive(["out"]) == (None, None)
+        assert await bench.layer.areceive(["out"], block=False) == (None, None)
 
     bench.work({"in": consumer})
     bench.layer.send("in", {})
@@ -798,13 +728,3 @@ def test_many_threads_share_the_work_and_nothing_is_lost_or_twice(bench: Bench) 
         got += [bench.take("out")["n"] for _ in range(50)]
 
     assert sorted(got) == list(range(2000))
-
-
-def wait_until(condition: Callable[[], bool], timeout: float = WAIT) -> None:
-    """Poll for what another thread does and no event tells of."""
-    pause = threading.Event()
-    for _ in range(int(timeout / 0.005)):
-        if condition():
-            return
-        pause.wait(0.005)
-    raise AssertionError("the condition did not become true in time")

@@ -21,25 +21,22 @@ __all__ = ["HeldSends", "current_held"]
 _strangers = threading.Lock()
 """Held by a thread that adds to another thread's queue, so that the owner cannot close it halfway."""
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_strangers.acquire, after_in_parent=_strangers.release, after_in_child=_strangers.release
-    )
-
 
 class HeldSends:
-    """One run's queue: ``sends``, in the order of the calls over all channels and groups, and the layer of each.
+    """One run's queue: what goes to the layer ``home``, in the order of the calls over all channels and groups, in
+    ``sends``; what goes to other layers (without a home: everything), each with its layer, in ``foreign``.
 
     Made and closed by one thread; any thread may append. The owner takes no lock, which would cost more than all
     else that is done here. Usage: ``token = current_held.set(held)``, run the consumer,
     ``current_held.reset(token)``, ``held.close()``.
     """
 
-    __slots__ = ("_has_strangers", "_owner", "is_closed", "layers", "sends")
+    __slots__ = ("_has_strangers", "_home", "_owner", "foreign", "is_closed", "sends")
 
-    def __init__(self) -> None:
+    def __init__(self, home: ChannelLayer | None = None) -> None:
+        self._home = home
         self.sends: list[Send] = []
-        self.layers: list[ChannelLayer] = []
+        self.foreign: list[tuple[ChannelLayer, Send]] = []
         self.is_closed = False
         self._owner = get_ident()
         self._has_strangers = False
@@ -50,8 +47,11 @@ class HeldSends:
             return self._append_from_elsewhere(layer, send)
         if self.is_closed:
             return False
-        self.sends.append(send)
-        self.layers.append(layer)
+        # One append each: threads that add at the same moment cannot part a send from its layer.
+        if layer is self._home:
+            self.sends.append(send)
+        else:
+            self.foreign.append((layer, send))
         return True
 
     def _append_from_elsewhere(self, layer: ChannelLayer, send: Send) -> bool:
@@ -60,12 +60,14 @@ class HeldSends:
             self._has_strangers = True
             if self.is_closed:
                 return False
-            self.sends.append(send)
-            self.layers.append(layer)
+            if layer is self._home:
+                self.sends.append(send)
+            else:
+                self.foreign.append((layer, send))
             return True
 
     def close(self) -> None:
-        """End the run's queue: nothing is added to ``sends`` and ``layers`` from here on. Idempotent."""
+        """End the run's queue: nothing is added to ``sends`` and ``foreign`` from here on. Idempotent."""
         self.is_closed = True
         if self._has_strangers:
             with _strangers:
@@ -74,3 +76,17 @@ class HeldSends:
 
 current_held: ContextVar[HeldSends | None] = ContextVar("channels_core_held", default=None)
 """The queue of the run in whose context this code runs, or ``None`` outside a consumer."""
+
+
+def _after_fork_in_child() -> None:
+    # The run goes on in the parent: in the child nobody would ever send what is held.
+    held = current_held.get()
+    if held is not None:
+        held.is_closed = True
+    _strangers.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_strangers.acquire, after_in_parent=_strangers.release, after_in_child=_after_fork_in_child
+    )

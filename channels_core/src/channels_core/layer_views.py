@@ -12,11 +12,11 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from channels_core.exceptions import BlockingCallError
+from channels_core.exceptions import BlockingCallError, LayerUnavailable
 
 if TYPE_CHECKING:
     from channels_core.layers import (
@@ -128,7 +128,7 @@ class DerivedViews:
             if self._loop is None:
                 self._prepare()
                 self._loop = asyncio.new_event_loop()
-                threading.Thread(target=self._loop.run_forever, name="layer-loop", daemon=True).start()
+                threading.Thread(target=_run_loop, args=(self._loop,), name="layer-loop", daemon=True).start()
             return self._loop
 
     def _prepare(self) -> None:
@@ -167,24 +167,23 @@ class DerivedViews:
         if self._readers is None:
             self._prepare()
             self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="layer-reader")
-        readers = self._readers
-        read = partial(self.receive_batch, channels, limit=limit, timeout=timeout, process=process)
-        future = asyncio.get_running_loop().run_in_executor(readers, read)
+        reading = self._readers.submit(
+            self.receive_batch, channels, limit=limit, timeout=timeout, process=process
+        )
         try:
-            return await asyncio.shield(future)
+            return await asyncio.shield(asyncio.wrap_future(reading))
         except asyncio.CancelledError:
-            future.add_done_callback(partial(self._give_back, readers))
-            self.wake()
+            if not reading.cancel():
+                # In the reading thread: the loop of a reader that is cancelled may be closed by then.
+                reading.add_done_callback(self._give_back)
+                self.wake()
             raise
 
-    def _give_back(  # type: ignore[misc]  # mixin
-        self: LayerBackend, readers: ThreadPoolExecutor, future: asyncio.Future[list[Delivery]]
-    ) -> None:
+    def _give_back(self: LayerBackend, reading: Future[list[Delivery]]) -> None:  # type: ignore[misc]  # mixin
         from channels_core.layers import Settlement, Verdict
 
-        if future.cancelled() or future.exception() is not None or not future.result():
-            return
-        readers.submit(self.settle, [Settlement(delivery, Verdict.RELEASE) for delivery in future.result()])
+        if reading.exception() is None and reading.result():
+            self.settle([Settlement(delivery, Verdict.RELEASE) for delivery in reading.result()])
 
     async def asettle(self: LayerBackend, settlements: Sequence[Settlement]) -> None:  # type: ignore[misc]  # mixin
         await self._run_sync(partial(self.settle, settlements))
@@ -198,24 +197,22 @@ class DerivedViews:
         timeout: float | None = 0,
         process: str | None = None,
     ) -> Exchange:
-        from channels_core.layers import Exchange
+        from channels_core.layers import Exchange, all_sent, settled_by
 
-        outcomes: list[list[Outcome]] = []
         sends = [send for turn in turns for send in turn.sends]
-        flat = iter(await self.asend_batch(sends) if sends else ())
-        settlements = []
-        for turn in turns:
-            of_turn = [next(flat) for _ in turn.sends]
-            outcomes.append(of_turn)
-            if turn.settlement is not None and all(outcome.is_final for outcome in of_turn):
-                settlements.append(turn.settlement)
-        if settlements:
-            await self.asettle(settlements)
-        deliveries = (
-            await self.areceive_batch(channels, limit=limit, timeout=timeout, process=process)
-            if channels and limit
-            else []
-        )
+        outcomes, settlements = settled_by(turns, await self.asend_batch(sends) if sends else ())
+        deliveries: list[Delivery] = []
+        try:
+            if settlements:
+                await self.asettle(settlements)
+            if channels and limit:
+                timeout = timeout if all_sent(outcomes) else 0
+                deliveries = await self.areceive_batch(
+                    channels, limit=limit, timeout=timeout, process=process
+                )
+        except LayerUnavailable:
+            if not sends:
+                raise
         return Exchange(outcomes, deliveries)
 
     async def arenew_leases(self: LayerBackend, deliveries: Sequence[Delivery]) -> None:  # type: ignore[misc]  # mixin
@@ -283,6 +280,12 @@ def in_running_loop() -> bool:
     except RuntimeError:
         return False
     return True
+
+
+def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
+    """Run until stopped; then cancel what is left, so that nobody waits for an answer for ever, and close."""
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.get_loop().run_forever()
 
 
 class _Starting:

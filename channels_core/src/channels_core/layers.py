@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Final, Literal, get_args
 
 import msgspec
 
-from channels_core.exceptions import InvalidChannelLayerError
+from channels_core.exceptions import InvalidChannelLayerError, LayerUnavailable
 from channels_core.layer_views import DerivedViews
 from channels_core.names import new_id, prefix_of
 from channels_core.statistics import Counters
@@ -352,24 +352,24 @@ class LayerBackend(DerivedViews):
         """Send, settle and receive, in one round trip where the engine can.
 
         Each turn's sends leave before its settlement, which is applied only when all of them are final. A worker
-        calls it with the turns it finished and the channels it serves.
+        calls it with the turns it finished and the channels it serves. It takes what messages there are, but waits
+        for them only where every send arrived: the caller has to look after the others.
+
+        Raises :class:`~channels_core.exceptions.LayerUnavailable` only when nothing of the turns happened. Where the
+        engine goes away later, a settlement may be missing, and the lease brings the message back.
         """
-        outcomes: list[list[Outcome]] = []
         sends = [send for turn in turns for send in turn.sends]
-        flat = iter(self.send_batch(sends) if sends else ())
-        settlements = []
-        for turn in turns:
-            of_turn = [next(flat) for _ in turn.sends]
-            outcomes.append(of_turn)
-            if turn.settlement is not None and all(outcome.is_final for outcome in of_turn):
-                settlements.append(turn.settlement)
-        if settlements:
-            self.settle(settlements)
-        deliveries = (
-            self.receive_batch(channels, limit=limit, timeout=timeout, process=process)
-            if channels and limit
-            else []
-        )
+        outcomes, settlements = settled_by(turns, self.send_batch(sends) if sends else ())
+        deliveries: list[Delivery] = []
+        try:
+            if settlements:
+                self.settle(settlements)
+            if channels and limit:
+                timeout = timeout if all_sent(outcomes) else 0
+                deliveries = self.receive_batch(channels, limit=limit, timeout=timeout, process=process)
+        except LayerUnavailable:
+            if not sends:
+                raise
         return Exchange(outcomes, deliveries)
 
     def renew_leases(self, deliveries: Sequence[Delivery]) -> None:
@@ -463,6 +463,25 @@ class LayerBackend(DerivedViews):
     def close(self) -> None:
         """Give up connections and threads; the backend is not used afterwards. Idempotent."""
         self._close_views()
+
+
+def settled_by(
+    turns: Sequence[Turn], outcomes: Iterable[Outcome]
+) -> tuple[list[list[Outcome]], list[Settlement]]:
+    """The outcomes of all turns' sends for each turn, and the settlements of those whose outcomes are final."""
+    flat = iter(outcomes)
+    by_turn = [[next(flat) for _ in turn.sends] for turn in turns]
+    settlements = [
+        turn.settlement
+        for turn, of_turn in zip(turns, by_turn, strict=True)
+        if turn.settlement is not None and all(outcome.is_final for outcome in of_turn)
+    ]
+    return by_turn, settlements
+
+
+def all_sent(outcomes: Sequence[Sequence[Outcome]]) -> bool:
+    """Whether every send of an exchange arrived, so that it may wait for messages."""
+    return all(outcome is Outcome.SENT for of_turn in outcomes for outcome in of_turn)
 
 
 def _positive(option: str, value: float) -> float:

@@ -7,7 +7,6 @@ import logging
 import random
 import threading
 from collections.abc import Sequence
-from contextlib import suppress
 from itertools import count
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 from channels_core.credit import credit_send
 from channels_core.exceptions import LayerUnavailable
 from channels_core.headers import CREDITED
-from channels_core.layers import Outcome, Send, Settlement, Turn, Verdict
+from channels_core.layers import Delivery, Outcome, Send, Settlement, Turn, Verdict
 from channels_core.names import redact
 
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ class Outbox:
         self._queue: list[tuple[float, int, _Refused]] = []
         self._serial = count()
         self._thread: threading.Thread | None = None
-        self._is_trying = False
+        self._trying: _Refused | None = None
         self._is_stopping = False
 
     # The usual way.
@@ -77,21 +76,30 @@ class Outbox:
     def finish(self, run: Run) -> None:
         """Send and settle one run on a backend that does not wait."""
         if run.requeue is not None:
-            self._backend.settle((run.requeue,))
+            self._settle(run.requeue)
+            run.requeue = None
         sends = run.sends
         if sends:
-            if len(sends) == 1:
-                outcome = self._backend.send_one(sends[0])
-                if outcome is not _SENT:
-                    self.take_outcomes(run, (outcome,))
-                    return
-            else:
-                self.take_outcomes(run, self._backend.send_batch(sends))
+            try:
+                if len(sends) == 1:
+                    outcome = self._backend.send_one(sends[0])
+                    outcomes = None if outcome is _SENT else [outcome]
+                else:
+                    outcomes = self._backend.send_batch(sends)
+            except LayerUnavailable:
+                self.unavailable((run,))
+                return
+            if outcomes is not None:
+                self.take_outcomes(run, outcomes)
                 return
         if run.settlement is not None:
-            self._backend.settle((run.settlement,))
-        if run.foreign:
-            self.send_foreign(run)
+            self._settle(run.settlement)
+
+    def _settle(self, settlement: Settlement) -> None:
+        try:
+            self._backend.settle((settlement,))
+        except LayerUnavailable:
+            self.settle_later((settlement,))
 
     def take_outcomes(self, run: Run, outcomes: Sequence[Outcome], *, is_settled: bool = False) -> None:
         """Look after the sends of ``run`` that did not arrive; settle it when all did and nobody has."""
@@ -106,9 +114,7 @@ class Outbox:
         if refused:
             self._try_later(self._layer, refused, run.settlement)
         elif run.settlement is not None and not is_settled:
-            self._backend.settle((run.settlement,))
-        if run.foreign:
-            self.send_foreign(run)
+            self._settle(run.settlement)
 
     def turns_of(self, runs: Sequence[Run]) -> list[Turn]:
         """The runs as the layer's exchange takes them."""
@@ -119,17 +125,20 @@ class Outbox:
         requeued = [run.requeue for run in runs if run.requeue is not None]
         if requeued:
             self._backend.settle(requeued)
+            for run in runs:
+                run.requeue = None
 
     def unavailable(self, runs: Sequence[Run]) -> None:
         """The engine was away: keep the runs' sends, in order, and try again."""
         for run in runs:
+            if run.requeue is not None:
+                self.settle_later((run.requeue,))
             if run.sends or run.settlement is not None:
                 self._try_later(self._layer, list(run.sends), run.settlement)
-            if run.foreign:
-                self.send_foreign(run)
 
     def send_foreign(self, run: Run) -> None:
-        """Send what a consumer sent to other layers than the one it was called from."""
+        """Send what a consumer sent to other layers than the one it was called from: first of all, so that its input
+        is not settled before. May wait, and raises nothing."""
         by_layer: dict[int, tuple[ChannelLayer, list[Send]]] = {}
         for layer, send in run.foreign:
             by_layer.setdefault(id(layer), (layer, []))[1].append(send)
@@ -138,6 +147,12 @@ class Outbox:
                 outcomes = layer.backend.send_batch(sends)
             except LayerUnavailable:
                 self._try_later(layer, sends, None)
+                continue
+            except Exception:
+                layer.counters.dropped += len(sends)
+                logger.exception(
+                    "%d messages of a consumer are dropped: the layer %r failed.", len(sends), layer.alias
+                )
                 continue
             refused = []
             for send, outcome in zip(sends, outcomes, strict=True):
@@ -150,11 +165,28 @@ class Outbox:
 
     # The second tries.
 
+    def settle_later(self, settlements: Sequence[Settlement]) -> None:
+        """Settle as soon as the engine is back."""
+        for settlement in settlements:
+            self._try_later(self._layer, [], settlement)
+
+    def leased(self) -> list[Delivery]:
+        """The deliveries whose settlements wait here, and whose leases must be renewed."""
+        with self._condition:
+            waiting = [refused for _, _, refused in self._queue]
+        if self._trying is not None:
+            waiting.append(self._trying)
+        return [
+            refused.settlement.delivery
+            for refused in waiting
+            if refused.settlement is not None and refused.settlement.delivery.is_leased
+        ]
+
     def _try_later(self, layer: ChannelLayer, sends: list[Send], settlement: Settlement | None) -> None:
         now = monotonic()
-        refused = _Refused(
-            layer, sends, settlement, now + self._config.send_retry_time, self._config.send_retry_interval
-        )
+        # A message that cannot even be put back would be lost, and nobody waits for it: that is worth more patience.
+        patience = self._config.send_retry_time if sends else layer.backend.expiry
+        refused = _Refused(layer, sends, settlement, now + patience, self._config.send_retry_interval)
         with self._condition:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._try_again, name="channels-outbox", daemon=True)
@@ -175,58 +207,52 @@ class Outbox:
                     self._condition.wait(due - now)
                     continue
                 heapq.heappop(self._queue)
-                self._is_trying = True
+                self._trying = refused
             try:
                 self._try(refused)
             except Exception:
                 logger.exception("Second tries of a consumer's sends failed; they are dropped.")
             finally:
                 with self._condition:
-                    self._is_trying = False
+                    self._trying = None
                     self._condition.notify_all()
 
     def _try(self, refused: _Refused) -> None:
-        layer, backend = refused.layer, refused.layer.backend
-        is_leased = refused.settlement is not None and refused.settlement.delivery.is_leased
         try:
-            outcomes = backend.send_batch(refused.sends) if refused.sends else []
-        except LayerUnavailable:
-            left = refused.sends
-        else:
-            left = []
-            for send, outcome in zip(refused.sends, outcomes, strict=True):
-                if outcome is _FULL or (outcome is _UNCERTAIN and is_leased):
-                    left.append(send)
-                elif outcome is _SENT:
-                    layer.counters.retried += 1
-                else:
-                    self._log_lost(layer, send, outcome)
-            if not left:
+            if refused.sends:
+                self._send_again(refused)
+            if not refused.sends:
                 if refused.settlement is not None:
-                    backend.settle((refused.settlement,))
+                    refused.layer.backend.settle((refused.settlement,))
                 return
-        if monotonic() < refused.deadline:
-            refused.sends = left
-            refused.pause = min(refused.pause * 2, _LONGEST_PAUSE)
-            due = min(monotonic() + refused.pause * random.uniform(0.75, 1.25), refused.deadline)  # jitter
-            with self._condition:
-                heapq.heappush(self._queue, (due, next(self._serial), refused))
+        except LayerUnavailable:
+            pass  # what is left of it is tried again
+        if monotonic() >= refused.deadline:
+            self._give_up(refused)
             return
-        self._give_up(refused, left)
+        refused.pause = min(refused.pause * 2, _LONGEST_PAUSE)
+        due = min(monotonic() + refused.pause * random.uniform(0.75, 1.25), refused.deadline)  # jitter
+        with self._condition:
+            heapq.heappush(self._queue, (due, next(self._serial), refused))
 
-    def _give_up(self, refused: _Refused, left: list[Send]) -> None:
-        layer, settlement = refused.layer, refused.settlement
+    def _send_again(self, refused: _Refused) -> None:
+        """Leave those sends that found no room again."""
+        layer = refused.layer
+        is_leased = refused.settlement is not None and refused.settlement.delivery.is_leased
+        outcomes = layer.backend.send_batch(refused.sends)
+        sends, refused.sends = refused.sends, []
+        for send, outcome in zip(sends, outcomes, strict=True):
+            if outcome is _FULL or (outcome is _UNCERTAIN and is_leased):
+                refused.sends.append(send)
+            elif outcome is _SENT:
+                layer.counters.retried += 1
+            else:
+                self._log_lost(layer, send, outcome)
+
+    def _give_up(self, refused: _Refused) -> None:
+        layer, left, settlement = refused.layer, refused.sends, refused.settlement
         if settlement is not None:
-            logger.error(
-                "%d messages of a consumer found no room within %.1f s, so its input on %r is released and will be run"
-                " again; the first was for %r.",
-                len(left),
-                self._config.send_retry_time,
-                redact(settlement.delivery.channel),
-                redact(left[0].channel) if left else None,
-            )
-            with suppress(LayerUnavailable):  # the lease runs out by itself
-                layer.backend.settle((Settlement(settlement.delivery, Verdict.RELEASE, is_begun=True),))
+            self._give_up_settling(layer, left, settlement)
             return
         layer.counters.dropped += len(left)
         logger.error(
@@ -238,8 +264,30 @@ class Outbox:
         )
         owed = [credit_send(send.channel) for send in left if CREDITED in send.headers and send.content]
         if owed:
-            with suppress(LayerUnavailable):  # the interface's credit_timeout covers it
-                layer.backend.send_batch(owed)
+            self._try_later(layer, owed, None)  # then the interface's credit_timeout covers it
+
+    def _give_up_settling(self, layer: ChannelLayer, left: list[Send], settlement: Settlement) -> None:
+        delivery = settlement.delivery
+        if not left:
+            if not delivery.is_leased:
+                layer.counters.dropped += 1
+            logger.error(
+                "The layer %r was away for %.0f s, so how a message on %r ended could not be said: %s.",
+                layer.alias,
+                layer.backend.expiry,
+                redact(delivery.channel),
+                "it will be run again" if delivery.is_leased else "it is lost",
+            )
+            return
+        logger.error(
+            "%d messages of a consumer found no room within %.1f s, so its input on %r is released and will be run"
+            " again; the first was for %r.",
+            len(left),
+            self._config.send_retry_time,
+            redact(delivery.channel),
+            redact(left[0].channel),
+        )
+        self.settle_later((Settlement(delivery, Verdict.RELEASE, is_begun=True),))
 
     def _log_lost(self, layer: ChannelLayer, send: Send, outcome: Outcome) -> None:
         if outcome is Outcome.GONE:
@@ -254,4 +302,13 @@ class Outbox:
         with self._condition:
             self._is_stopping = True
             self._condition.notify_all()
-            return self._condition.wait_for(lambda: not self._queue and not self._is_trying, timeout)
+            has_ended = self._condition.wait_for(lambda: not self._queue and self._trying is None, timeout)
+            left = len(self._queue)
+        if not has_ended:
+            logger.error(
+                "The worker of layer %r ends before %d second tries of its consumers' sends did; what is at-least-once"
+                " will be run again, the rest is lost.",
+                self._layer.alias,
+                max(left, 1),
+            )
+        return has_ended

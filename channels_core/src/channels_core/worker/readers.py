@@ -7,10 +7,10 @@ import logging
 import random
 import threading
 from collections import deque
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from time import monotonic, perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from channels_core.exceptions import LayerUnavailable
 from channels_core.layers import Delivery, Settlement, Verdict
@@ -91,8 +91,8 @@ class ThreadReader:
         self._finished: list[Run] = []
         self._flushing = threading.Lock()
         self._handler_time = config.prefetch_time or 0.002
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread = threading.Thread(target=self._read, name=name, daemon=True)
+        self._asyncio: asyncio.Runner | None = None
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
         """Begin reading."""
@@ -103,8 +103,9 @@ class ThreadReader:
         self._is_stopping = True
 
     def join(self, timeout: float) -> bool:
-        """Wait for the end; whether it came."""
-        self._thread.join(timeout)
+        """Wait for the end; whether it came, or there was no beginning."""
+        if self._thread.ident is not None:
+            self._thread.join(timeout)
         return not self._thread.is_alive()
 
     @property
@@ -112,39 +113,56 @@ class ThreadReader:
         """Whether a consumer is running."""
         return self._current is not None
 
-    def _read(self) -> None:
-        pause = 0.05
+    def _run(self) -> None:
         try:
-            while not self._is_stopping:
-                try:
-                    deliveries = self._backend.receive_batch(
-                        self._channels, limit=self._batch_size(), timeout=_WAIT, process=self.process
-                    )
-                    while deliveries and not self._is_stopping:
-                        deliveries = self._work(deliveries)
-                    self._release(deliveries)
-                    self._outage.end()
-                    pause = 0.05
-                except LayerUnavailable as error:
-                    self._outage.begin(error)
-                    _sleep_unless_stopping(self, pause * random.uniform(0.5, 1.0))  # jitter
-                    pause = min(pause * 2, _LONGEST_PAUSE)
-                except Exception:
-                    logger.exception("Reading messages failed; trying again in %.1f s.", pause)
-                    _sleep_unless_stopping(self, pause)
-                    pause = min(pause * 2, _LONGEST_PAUSE)
+            self._read()
+        except BaseException as error:  # the worker must end rather than go on without its thread
+            self.must_stop = self._is_stopping = True
+            logger.critical("A worker's thread has failed, so the worker stops.", exc_info=error)
+            self._recover()
         finally:
             self._runner.finish_thread()
-            if self._loop is not None:
-                self._loop.close()
+            if self._asyncio is not None:
+                self._asyncio.close()
+
+    def _read(self) -> None:
+        pause = 0.05
+        in_hand = self._in_hand
+        while not self._is_stopping:
+            try:
+                in_hand.extend(
+                    self._backend.receive_batch(
+                        self._channels, limit=self._batch_size(), timeout=_WAIT, process=self.process
+                    )
+                )
+                while in_hand and not self._is_stopping:
+                    self._work()
+                self._release()
+                self._outage.end()
+                pause = 0.05
+            except LayerUnavailable as error:
+                self._outage.begin(error)
+                _sleep_unless_stopping(self, pause * random.uniform(0.5, 1.0))  # jitter
+                pause = min(pause * 2, _LONGEST_PAUSE)
+            except Exception:
+                logger.exception("Reading messages failed; trying again in %.1f s.", pause)
+                self._recover()
+                _sleep_unless_stopping(self, pause)
+                pause = min(pause * 2, _LONGEST_PAUSE)
+
+    def _recover(self) -> None:
+        """After a failure that nobody foresaw: keep no message here that others could run."""
+        current, self._current = self._current, None
+        if current is not None and current.is_leased:
+            self._outbox.settle_later([Settlement(current, Verdict.RELEASE, is_begun=True)])
+        self._release()
 
     def _batch_size(self) -> int:
         return max(1, min(_LARGEST_BATCH, int(self._config.prefetch_time / self._handler_time)))
 
-    def _work(self, deliveries: list[Delivery]) -> list[Delivery]:
-        """Run the consumers of ``deliveries``; what the last one's round trip brought back."""
+    def _work(self) -> None:
+        """Run the consumers of what is in hand; where the backend waits, the round trip that ends them brings more."""
         in_hand = self._in_hand
-        in_hand.extend(deliveries)
         begin, run_consumer = self._runner.begin, self._runner.run
         waits, finish = self._backend.is_waiting, self._outbox.finish
         started = perf_counter()
@@ -156,10 +174,9 @@ class ThreadReader:
             self._since = started
             self._current = delivery
             run = begin(delivery)
-            if run.call is not None and run.call.is_async:
-                finished = self._run_async(self._runner.arun(run))
-            else:
-                finished = run_consumer(run)
+            finished = (
+                self._run_async(run) if run.call is not None and run.call.is_async else run_consumer(run)
+            )
             self._current = None
             now = perf_counter()
             took = now - started
@@ -167,26 +184,24 @@ class ThreadReader:
             self._handler_time += (took - self._handler_time) * 0.1
             if finished.must_stop:
                 self.must_stop = self._is_stopping = True
+            if finished.foreign:
+                self._outbox.send_foreign(finished)
             if waits:
                 with self._flushing:
                     self._finished.append(finished)
                 if not in_hand and not self._is_stopping:
-                    return self._exchange()
+                    self._exchange()
+                    return
                 if took > _QUICK:
                     self._flush()
             else:
-                try:
-                    finish(finished)
-                except LayerUnavailable as error:
-                    self._outage.begin(error)
-                    self._outbox.unavailable((finished,))
+                finish(finished)
         if self._is_stopping:
-            self._release(in_hand)
+            self._release()
         if waits:
             self._flush()
-        return []
 
-    def _exchange(self) -> list[Delivery]:
+    def _exchange(self) -> None:
         """The batch's sends and settlements and the next messages, in one round trip where the engine can."""
         with self._flushing:
             finished, self._finished = self._finished, []
@@ -202,12 +217,14 @@ class ThreadReader:
             except LayerUnavailable:
                 self._outbox.unavailable(finished)
                 raise
+        self._in_hand.extend(exchange.deliveries)
         for run, outcomes in zip(finished, exchange.outcomes, strict=True):
             self._outbox.take_outcomes(run, outcomes, is_settled=True)
-        return exchange.deliveries
 
-    def _flush(self) -> None:
-        with self._flushing:
+    def _flush(self, *, waits: bool = True) -> None:
+        if not self._flushing.acquire(blocking=waits):
+            return  # the reader is about it, and waits for its next message with the lock
+        try:
             finished, self._finished = self._finished, []
             if not finished:
                 return
@@ -218,33 +235,52 @@ class ThreadReader:
                 self._outage.begin(error)
                 self._outbox.unavailable(finished)
                 return
+        finally:
+            self._flushing.release()
         for run, outcomes in zip(finished, exchange.outcomes, strict=True):
             self._outbox.take_outcomes(run, outcomes, is_settled=True)
 
-    def _run_async(self, work: Coroutine[Any, Any, Run]) -> Run:
+    def _run_async(self, run: Run) -> Run:
         """An ``async def`` consumer on a channel that has synchronous ones too: on this thread's own loop."""
-        if self._loop is None:
-            self._loop = asyncio.new_event_loop()
-        return self._loop.run_until_complete(work)
+        if self._asyncio is None:
+            self._asyncio = asyncio.Runner(loop_factory=asyncio.new_event_loop)
+        loop = self._asyncio.get_loop()
+        task = loop.create_task(self._runner.arun(run))
+        try:
+            return loop.run_until_complete(task)
+        except BaseException:
+            if task.done():
+                raise
+            # A task that the consumer made asked for the worker's end, which asyncio tells the loop, not the consumer.
+            task.cancel()
+            finished = loop.run_until_complete(task)
+            finished.must_stop = True
+            return finished
 
     def relieve(self) -> None:
         """Give back what waits behind a handler slower than ``release_after``; send what the ones before it left."""
         if self._current is None or perf_counter() - self._since < self._config.release_after:
             return
         if self._in_hand:
-            self._release(self._in_hand)
+            self._release()
         if self._finished:
-            self._flush()
+            self._flush(waits=False)
 
-    def _release(self, deliveries: list[Delivery] | deque[Delivery]) -> None:
-        taken = []
-        while deliveries:
+    def _release(self) -> None:
+        taken: list[Delivery] = []
+        while self._in_hand:
             try:
-                taken.append(deliveries.pop())
+                taken.append(self._in_hand.pop())
             except IndexError:
                 break
         if taken:
-            self._backend.settle([Settlement(delivery, Verdict.RELEASE) for delivery in taken])
+            taken.reverse()  # what is released together keeps the order in which it is named
+            settlements = [Settlement(delivery, Verdict.RELEASE) for delivery in taken]
+            try:
+                self._backend.settle(settlements)
+            except LayerUnavailable as error:
+                self._outage.begin(error)
+                self._outbox.settle_later(settlements)
 
     def leased(self) -> list[Delivery]:
         """The deliveries in hand whose leases must be renewed."""
@@ -307,8 +343,9 @@ class LoopReader:
             self._reading.cancel()
 
     def join(self, timeout: float) -> bool:
-        """Wait for the end; whether it came."""
-        self._thread.join(timeout)
+        """Wait for the end; whether it came, or there was no beginning."""
+        if self._thread.ident is not None:
+            self._thread.join(timeout)
         return not self._thread.is_alive()
 
     @property
@@ -324,8 +361,14 @@ class LoopReader:
         return [delivery for delivery in list(self._running.values()) if delivery.is_leased]
 
     def _run(self) -> None:
-        with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
-            runner.run(self._main())
+        try:
+            with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+                runner.run(self._main())
+        except BaseException as error:  # also SystemExit, which a task of a consumer's own may raise
+            logger.critical("A worker's event loop has failed, so the worker stops.", exc_info=error)
+        finally:
+            if not self._is_stopping:
+                self.must_stop = self._is_stopping = True
 
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -340,6 +383,8 @@ class LoopReader:
             task.cancel()
         if self._running:
             await asyncio.wait(list(self._running), timeout=1.0)
+        if not self._is_stopping:
+            await self._reading  # raises what ended it
 
     async def _read(self) -> None:
         pause = 0.05
@@ -375,23 +420,27 @@ class LoopReader:
 
     async def _consume(self, delivery: Delivery) -> None:
         run = self._runner.begin(delivery)
-        finished = await self._runner.arun(run)
+        if run.call is None or run.call.is_async:
+            finished = await self._runner.arun(run)
+        else:  # of a route that was added since the worker started
+            finished = await asyncio.to_thread(self._runner.run, run)
         if finished.must_stop:
             self.must_stop = self._is_stopping = True
             self._cancel_reading()
+        if finished.foreign:
+            await asyncio.to_thread(self._outbox.send_foreign, finished)
         if not self._backend.is_waiting:
             self._outbox.finish(finished)
             return
         try:
             if finished.requeue is not None:
                 await self._backend.asettle((finished.requeue,))
+                finished.requeue = None
             exchange = await self._backend.aexchange(
                 self._outbox.turns_of((finished,)), (), limit=0, timeout=0
             )
         except LayerUnavailable as error:
             self._outage.begin(error)
-            await asyncio.to_thread(self._outbox.unavailable, (finished,))
+            self._outbox.unavailable((finished,))
             return
-        outcomes = exchange.outcomes[0]
-        if finished.foreign or not all(outcome.is_final for outcome in outcomes):
-            await asyncio.to_thread(self._outbox.take_outcomes, finished, outcomes, is_settled=True)
+        self._outbox.take_outcomes(finished, exchange.outcomes[0], is_settled=True)

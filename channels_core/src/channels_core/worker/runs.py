@@ -9,14 +9,16 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from threading import get_ident
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from channels_core.credit import add_credit, credit_of
-from channels_core.exceptions import ChannelSocketException, ConsumeLater, InvalidMessageError
+from channels_core.exceptions import ChannelSocketException, ConsumeLater, MessageTooLarge
 from channels_core.headers import RETRIES_KEY
 from channels_core.held import HeldSends, current_held
-from channels_core.layers import Delivery, Send, Settlement, Verdict
+from channels_core.layers import Delivery, Settlement, Verdict
 from channels_core.message import Message, normalise
 from channels_core.middleware import ConsumerMiddleware, wrap_consumer
 from channels_core.names import redact
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 __all__ = ["Run", "Runner"]
 
 logger = logging.getLogger("channels.worker")
+
+_LONGEST_REASON = 1000
 
 
 class _Call:
@@ -49,23 +53,29 @@ class Run(HeldSends):
     ``requeue``, ``sends`` and ``foreign``, ``settlement``.
     """
 
-    __slots__ = ("call", "delivery", "foreign", "kwargs", "message", "must_stop", "requeue", "settlement")
+    __slots__ = ("call", "delivery", "kwargs", "message", "must_stop", "reason", "requeue", "settlement")
 
     requeue: Settlement | None
     """Goes back to its channel before the sends leave."""
     settlement: Settlement | None
     """Settles the input when the sends have left."""
-    foreign: Sequence[tuple[ChannelLayer, Send]]
-    """Sends to other layers than the worker's; they are not among ``sends``."""
     must_stop: bool
     """Whether the consumer asked for the worker's end."""
+    reason: str
+    """Why there is no consumer; set only where there is none."""
 
     def __init__(
-        self, delivery: Delivery, message: Message, call: _Call | None, kwargs: dict[str, Any]
+        self,
+        layer: ChannelLayer,
+        delivery: Delivery,
+        message: Message,
+        call: _Call | None,
+        kwargs: dict[str, Any],
     ) -> None:
         # HeldSends.__init__, without the call: this is done once for each message.
+        self._home = layer
         self.sends = []
-        self.layers = []
+        self.foreign = []
         self.is_closed = False
         self._owner = get_ident()
         self._has_strangers = False
@@ -103,32 +113,44 @@ class Runner:
         )
         try:
             match = self._match(message)
-        except Exception:
-            logger.exception(
-                "The router failed on a message on %r; it is dropped. Mend the router.", redact(channel)
-            )
-            match = None
-        else:
             if match is None:
-                logger.error(
+                _say(
+                    logging.ERROR,
                     "Could not find match for message on %r! No route fits it, so it is dropped. Add a route, or a"
                     " filterless one behind the others.",
                     redact(channel),
                 )
-        if match is None:
-            self._layer.counters.unrouted += 1
-            return Run(delivery, message, None, {})
-        consumer, kwargs = match
-        call = self._calls.get(id(consumer))
-        if call is None or call.consumer is not consumer:
-            call = self._wrap(consumer)
+                return self._without_consumer(delivery, message, "No route matches it.")
+            consumer, kwargs = match
+            call = self._calls.get(id(consumer))
+            if call is None or call.consumer is not consumer:
+                call = self._wrap(consumer)
+        except Exception as error:  # noqa: BLE001 - logged
+            _say(
+                logging.ERROR,
+                "The router failed on a message on %r; it is dropped. Mend the router.",
+                redact(channel),
+                exc_info=error,
+            )
+            return self._without_consumer(delivery, message, f"The router failed: {_text_of(error)}")
+        except BaseException as error:  # noqa: BLE001 - what asks for the worker's end is heard in run()
+            call, kwargs = _Call(self._match, partial(_raise, error), False), {}
         if delivery.content.get(RETRIES_KEY) is not None and self._retries(message) >= self._message_retries:
             message.__doomed__ = True  # type: ignore[attr-defined]  # the 1.x mark of a last run
-        return Run(delivery, message, call, kwargs)
+        return Run(self._layer, delivery, message, call, kwargs)
+
+    def _without_consumer(self, delivery: Delivery, message: Message, reason: str) -> Run:
+        self._layer.counters.unrouted += 1
+        run = Run(self._layer, delivery, message, None, {})
+        run.reason = reason
+        return run
 
     def _wrap(self, consumer: Callable[..., Any]) -> _Call:
         is_async = is_async_consumer(consumer)
-        call = _Call(consumer, wrap_consumer(consumer, self._middleware, is_async=is_async), is_async)
+        try:
+            call = _Call(consumer, wrap_consumer(consumer, self._middleware, is_async=is_async), is_async)
+        except BaseException as error:  # noqa: BLE001 - raised where the consumer would be called, and reported as its own
+            return _Call(consumer, partial(_raise, error), False)
         if len(self._calls) > 10_000:  # a router that makes its consumers anew for each message
             self._calls.clear()
         self._calls[id(consumer)] = call
@@ -149,8 +171,8 @@ class Runner:
                     events.consumer_started()
                 try:
                     returned = run.call.call(run.message, **run.kwargs)
-                    if returned is not None and inspect.isawaitable(returned):
-                        self._report_awaitable(run, returned)
+                    if returned is not None:
+                        self._look_at_returned(run, returned)
                 except ChannelSocketException as control:
                     control.run(run.message)
             finally:
@@ -167,8 +189,12 @@ class Runner:
         if self._events is not None:
             try:
                 self._events.thread_finished()
-            except Exception:
-                logger.exception("The event thread_finished failed; the thread ends all the same.")
+            except Exception as error:  # noqa: BLE001 - logged
+                _say(
+                    logging.ERROR,
+                    "The event thread_finished failed; the thread ends all the same.",
+                    exc_info=error,
+                )
 
     async def arun(self, run: Run) -> Run:
         """Run an ``async def`` consumer in this task."""
@@ -198,53 +224,82 @@ class Runner:
 
     def _conclude(self, run: Run, error: BaseException | None) -> Run:
         run.close()
-        layer = self._layer
-        layer.counters.consumed += 1
-        if run.layers.count(layer) == len(run.layers):
-            run.foreign = ()
-        else:
-            pairs = list(zip(run.layers, run.sends, strict=True))
-            run.sends = [send for target, send in pairs if target is layer]
-            run.foreign = [(target, send) for target, send in pairs if target is not layer]
+        self._layer.counters.consumed += 1
         run.requeue = run.settlement = None
         run.must_stop = False
         is_leased = run.delivery.is_leased
-        if error is not None or run.call is None:
-            run.must_stop = isinstance(error, SystemExit | KeyboardInterrupt)
-            settlement = self._settle(run, error)
-            if is_leased:
-                run.settlement = settlement
-            elif settlement.verdict is Verdict.REQUEUE:
-                # Nothing can run it twice, so it may go back before the run's sends, as it did in 1.x.
-                run.requeue = settlement
-            if settlement.verdict in (Verdict.REQUEUE, Verdict.RELEASE):
-                return run
-        elif is_leased:
-            run.settlement = Settlement(run.delivery, Verdict.DONE)
-        # The message's headers, not the delivery's: a consumer that passes the message on passes its credit on.
-        credit = credit_of(run.message.headers)
+        try:
+            if error is not None or run.call is None:
+                run.must_stop = isinstance(error, SystemExit | KeyboardInterrupt)
+                settlement = self._settle(run, error)
+                if is_leased:
+                    run.settlement = settlement
+                elif settlement.verdict is Verdict.REQUEUE:
+                    # Nothing can run it twice, so it may go back before the run's sends, as it did in 1.x.
+                    run.requeue = settlement
+                if settlement.verdict in (Verdict.REQUEUE, Verdict.RELEASE):
+                    return run
+            elif is_leased:
+                run.settlement = Settlement(run.delivery, Verdict.DONE)
+            # The message's headers, not the delivery's: a consumer that passes the message on passes its credit on.
+            credit = credit_of(run.message.headers)
+        except Exception as failure:  # noqa: BLE001 - logged; what stands where the message's attributes were cannot be read
+            credit = self._conclude_anyhow(run, failure)
         if credit is not None:
             add_credit(run.sends, credit)
         return run
 
+    def _conclude_anyhow(self, run: Run, failure: Exception) -> str | None:
+        """End a run by its delivery alone; returns the credit that it owes."""
+        _say(
+            logging.ERROR,
+            "What a consumer left of its message on %r cannot be read; the message counts as failed.",
+            redact(run.delivery.channel),
+            exc_info=failure,
+        )
+        if run.settlement is None and run.delivery.is_leased:
+            run.settlement = Settlement(run.delivery, Verdict.RELEASE, is_begun=True)
+            return None
+        return credit_of(run.delivery.headers)
+
     def _settle(self, run: Run, error: BaseException | None) -> Settlement:
         delivery = run.delivery
         if error is None:
-            return Settlement(delivery, Verdict.DEAD, reason="No route matches it.")
+            return Settlement(delivery, Verdict.DEAD, reason=_reason(run.reason))
         if isinstance(error, ConsumeLater):
             return self._consume_later(run)
         self._layer.counters.failed += 1
         self._log_failure(run, error)
         if delivery.attempt >= self._layer.backend.max_attempts and delivery.is_leased:
-            return Settlement(delivery, Verdict.DEAD, reason=f"{type(error).__name__}: {error}")
+            return Settlement(delivery, Verdict.DEAD, reason=_reason(_text_of(error)))
         return Settlement(delivery, Verdict.RELEASE if delivery.is_leased else Verdict.DEAD, is_begun=True)
 
     def _consume_later(self, run: Run) -> Settlement:
-        delivery, message = run.delivery, run.message
-        retries = self._retries(message)
+        delivery, backend = run.delivery, self._layer.backend
+        try:
+            content, size = normalise(run.message.content)
+            if size > backend.max_message_size:
+                raise MessageTooLarge(
+                    f"It has grown to about {size} bytes; layer {self._layer.alias!r} carries at most"
+                    f" {backend.max_message_size}."
+                )
+        except Exception as error:  # noqa: BLE001 - also what a value of the user's raises when it is looked at
+            text = _text_of(error).partition(": ")[2]
+            self._count_dropped(delivery)
+            _say(
+                logging.ERROR,
+                "%s raised ConsumeLater, but what it left in message.content cannot go back to %r, so the message is"
+                " dropped. %s",
+                _name(run),
+                redact(delivery.channel),
+                text,
+            )
+            return Settlement(delivery, Verdict.DEAD, reason=_reason(text))
+        retries = self._retries(run.message)
         if retries >= self._message_retries:
             self._count_dropped(delivery)
-            logger.warning(
+            _say(
+                logging.WARNING,
                 "A message on %r was put back %d times by %s and is dropped: ConsumeLater is honoured message_retries"
                 " times.",
                 redact(delivery.channel),
@@ -252,19 +307,7 @@ class Runner:
                 _name(run),
             )
             return Settlement(delivery, Verdict.DEAD, reason=f"ConsumeLater was raised {retries + 1} times.")
-        message.content[RETRIES_KEY] = retries + 1
-        try:
-            content, _ = normalise(message.content)
-        except InvalidMessageError as error:
-            self._count_dropped(delivery)
-            logger.error(
-                "%s raised ConsumeLater, but what it left in message.content cannot go back to %r, so the message is"
-                " dropped. %s",
-                _name(run),
-                redact(delivery.channel),
-                error,
-            )
-            return Settlement(delivery, Verdict.DEAD, reason=str(error))
+        content[RETRIES_KEY] = retries + 1
         return Settlement(delivery, Verdict.REQUEUE, content)
 
     def _count_dropped(self, delivery: Delivery) -> None:
@@ -280,31 +323,72 @@ class Runner:
     @staticmethod
     def _log_failure(run: Run, error: BaseException) -> None:
         reply_channel = run.delivery.content.get("reply_channel")
-        logger.error(
-            "Error processing message with consumer %s on %r (reply channel %s): %s: %s",
+        _say(
+            logging.ERROR,
+            "Error processing message with consumer %s on %r (reply channel %s): %s",
             _name(run),
             redact(run.delivery.channel),
             redact(reply_channel) if isinstance(reply_channel, str) else None,
-            type(error).__name__,
-            error,
+            _text_of(error),
             exc_info=error,
             extra={"channel": run.delivery.channel, "consumer": _name(run)},
         )
 
     @staticmethod
-    def _report_awaitable(run: Run, returned: Any) -> None:
-        if inspect.iscoroutine(returned):
-            returned.close()
-        logger.error(
-            "The consumer %s on %r is a plain function that returned an awaitable; nobody awaits it, so its work is not"
-            " done. Make the consumer 'async def', or call asgiref.sync.async_to_sync in it.",
-            _name(run),
-            redact(run.delivery.channel),
-        )
+    def _look_at_returned(run: Run, returned: Any) -> None:
+        """What consumers return is ignored; but work that waits in it would never be done, and nobody would know."""
+        if inspect.isawaitable(returned):
+            if inspect.iscoroutine(returned):
+                returned.close()
+            _say(
+                logging.ERROR,
+                "The consumer %s on %r is a plain function that returned an awaitable; nobody awaits it, so its work is"
+                " not done. Make the consumer 'async def', or call asgiref.sync.async_to_sync in it.",
+                _name(run),
+                redact(run.delivery.channel),
+            )
+        elif inspect.isgenerator(returned) or inspect.isasyncgen(returned):
+            _say(
+                logging.ERROR,
+                "The consumer %s on %r returned a generator; nobody iterates it, so its work is not done. Take the"
+                " 'yield' out of the consumer.",
+                _name(run),
+                redact(run.delivery.channel),
+            )
+
+
+def _say(level: int, text: str, *values: object, **options: Any) -> None:
+    """Log. A handler or formatter that fails does not cost the message that the line is about."""
+    with suppress(Exception):
+        logger.log(level, text, *values, stacklevel=2, **options)
+
+
+def _raise(error: BaseException, /, *args: object, **kwargs: object) -> NoReturn:
+    raise error
+
+
+def _text_of(error: BaseException) -> str:
+    """The exception's type and text, also where it has a ``__str__`` that fails."""
+    try:
+        text = str(error)
+    except BaseException as worse:  # noqa: BLE001 - it is only about a text
+        text = f"(its text cannot be made: {type(worse).__name__})"
+    return f"{type(error).__name__}: {text}"
+
+
+def _reason(text: str) -> str:
+    """``text`` as any engine can keep it: of bounded length, and encodable."""
+    return text[:_LONGEST_REASON].encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
 
 
 def _name(run: Run) -> str:
     if run.call is None:
         return "no consumer"
     consumer = run.call.consumer
-    return f"{getattr(consumer, '__module__', '?')}.{getattr(consumer, '__qualname__', type(consumer).__qualname__)}"
+    try:
+        return (
+            f"{getattr(consumer, '__module__', '?')}"
+            f".{getattr(consumer, '__qualname__', type(consumer).__qualname__)}"
+        )
+    except Exception:  # noqa: BLE001 - an object that raises for any attribute may be called all the same
+        return type(consumer).__qualname__

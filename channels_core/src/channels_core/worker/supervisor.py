@@ -7,6 +7,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from time import monotonic
 from types import FrameType
 
@@ -14,6 +15,8 @@ __all__ = ["Supervisor"]
 
 logger = logging.getLogger("channels.worker")
 
+SAME_REQUEST = 1.0
+"""A signal so many seconds after the first is the same request still."""
 _STEADY = 10.0
 """Seconds after which a child that ends is replaced at once; one that ends sooner waits, longer each time."""
 
@@ -22,7 +25,7 @@ class Supervisor:
     """Runs ``command`` ``processes`` times and replaces what dies, until SIGTERM or SIGINT.
 
     The first signal is passed on to the children as SIGTERM and they are waited for, at most ``stop_timeout``
-    seconds; a second signal kills them. :meth:`run` must be called in the main thread.
+    seconds; a signal more than a second later kills them. :meth:`run` must be called in the main thread.
     """
 
     def __init__(
@@ -38,7 +41,7 @@ class Supervisor:
         self._stop_timeout = stop_timeout
         self._environment = None if environment is None else dict(environment)
         self._children: list[subprocess.Popen[bytes]] = []
-        self._signals = 0
+        self._first_signal: float | None = None
         self._lock = threading.Lock()
 
     @property
@@ -66,48 +69,61 @@ class Supervisor:
         return 0 if all(child.returncode in clean for child in self._children) else 1
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
-        self._signals += 1
+        is_first = self._first_signal is None
+        if is_first:
+            self._first_signal = monotonic()
+        elif monotonic() - (self._first_signal or 0.0) <= SAME_REQUEST:
+            return  # a terminal signals the whole group, and a wrapper in it passes its own on
         for child in list(self._children):
             if child.poll() is None:
-                if self._signals > 1:
-                    child.kill()
-                else:
+                if is_first:
                     child.terminate()
+                else:
+                    child.kill()
 
     def _keep(self) -> None:
         """One child after another in one place."""
         pause = 0.5
         stopping = threading.Event()
-        while not self._signals:
+        while not self._is_stopping:
             started = monotonic()
-            with self._lock:
-                child = subprocess.Popen(self._command, env=self._environment)
-                self._children.append(child)
-            if self._signals:
-                child.terminate()
-            while child.poll() is None and not self._signals:
-                try:
-                    child.wait(0.2)
-                except subprocess.TimeoutExpired:
-                    continue
-            if self._signals:
-                try:
-                    child.wait(self._stop_timeout)
-                except subprocess.TimeoutExpired:
-                    child.kill()
-                    child.wait()
+            try:
+                ended = self._run_child()
+            except OSError as error:
+                ended = f"A worker process could not be started: {error}"
+            if ended is None:
                 return
-            with self._lock:
-                self._children.remove(child)
-            lived = monotonic() - started
-            pause = 0.5 if lived > _STEADY else min(pause * 2, 10.0)
-            logger.error(
-                "Worker process %d ended with status %d after %.1f s; a new one is started in %.1f s.",
-                child.pid,
-                child.returncode,
-                lived,
-                pause,
-            )
+            pause = 0.5 if monotonic() - started > _STEADY else min(pause * 2, 10.0)
+            logger.error("%s; a new one is started in %.1f s.", ended, pause)
             end = monotonic() + pause
-            while not self._signals and monotonic() < end:
+            while not self._is_stopping and monotonic() < end:
                 stopping.wait(0.1)
+
+    def _run_child(self) -> str | None:
+        """Start one child and wait for its end; how it ended, if nobody had asked it to."""
+        started = monotonic()
+        with self._lock:
+            child = subprocess.Popen(self._command, env=self._environment)
+            self._children.append(child)
+        if self._is_stopping:
+            child.terminate()
+        while child.poll() is None and not self._is_stopping:
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(0.2)
+        if self._is_stopping:
+            try:
+                child.wait(self._stop_timeout)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+            return None
+        with self._lock:
+            self._children.remove(child)
+        return (
+            f"Worker process {child.pid} ended with status {child.returncode} after"
+            f" {monotonic() - started:.1f} s"
+        )
+
+    @property
+    def _is_stopping(self) -> bool:
+        return self._first_signal is not None

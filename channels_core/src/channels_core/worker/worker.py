@@ -20,6 +20,7 @@ from channels_core.exceptions import ConfigurationError, LayerUnavailable
 from channels_core.worker.outbox import Outbox
 from channels_core.worker.readers import LoopReader, Outage, ThreadReader
 from channels_core.worker.runs import Runner
+from channels_core.worker.supervisor import SAME_REQUEST
 
 if TYPE_CHECKING:
     from channels_core.channel_layer import ChannelLayer
@@ -32,7 +33,6 @@ __all__ = ["Worker", "apply_channel_filters", "run_until_signalled"]
 logger = logging.getLogger("channels.worker")
 
 _WATCHDOG_TICK = 0.05
-_SAME_REQUEST = 1.0
 
 
 class Worker:
@@ -95,25 +95,32 @@ class Worker:
             )
         self.process: str | None = None
         self._requests: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._has_asked = False
         self._has_ended = threading.Event()
         self._watchdog = threading.Thread(target=self._watch, name="channels-worker-watchdog", daemon=True)
 
     def start(self) -> None:
         """Open the worker's process on the layer and read in background threads; returns once they are started."""
         self._open_process()
-        if self._events is not None:
-            self._events.worker_ready(self)
-        for reader in self._readers:
-            reader.start()
-        self._watchdog.start()
+        try:
+            if self._events is not None:
+                self._events.worker_ready(self)
+            for reader in self._readers:
+                reader.start()
+            self._watchdog.start()
+        except BaseException:
+            self.stop()
+            raise
         logger.info("Worker of layer %r reads %s.", self.layer.alias, ", ".join(self.channels))
 
     def run(self) -> None:
         """:meth:`start`, wait for :meth:`request_stop` or a consumer's SystemExit, :meth:`stop`."""
         self.start()
-        while not self._is_stop_requested():
-            pass
-        self.stop()
+        try:
+            while not self._is_stop_requested():
+                pass
+        finally:
+            self.stop()
 
     def _is_stop_requested(self) -> bool:
         # A signal may be taken by any thread, but its handler runs in the main one, which must come back to do so.
@@ -174,12 +181,14 @@ class Worker:
             try:
                 for reader in self._readers:
                     reader.relieve()
-                    if reader.must_stop:
+                    if reader.must_stop and not self._has_asked:
+                        self._has_asked = True
                         self.request_stop()
                 now = monotonic()
                 if now >= leases_due:
                     leases_due = now + backend.lease / 3
                     leased = [delivery for reader in self._readers for delivery in reader.leased()]
+                    leased += self._outbox.leased()
                     if leased:
                         backend.renew_leases(leased)
                 if now >= process_due:
@@ -193,9 +202,11 @@ class Worker:
     def _renew_process(self) -> None:
         backend = self.layer.backend
         busy = sum(reader.is_busy for reader in self._readers) / len(self._readers)
-        if self.process is not None and not backend.renew_process(
-            self.process, load=busy, counters=self.layer.counters.as_dict()
-        ):
+        process = self.process
+        if process is None or self._has_ended.is_set():
+            return
+        is_open = backend.renew_process(process, load=busy, counters=self.layer.counters.as_dict())
+        if not is_open and not self._has_ended.is_set():
             logger.warning(
                 "The worker's lease on layer %r had run out (the machine slept, or the engine was away); it takes a new"
                 " one.",
@@ -232,7 +243,7 @@ def run_until_signalled(worker: Worker) -> None:
         if first is None:
             first = monotonic()
             worker.request_stop()
-        elif monotonic() - first > _SAME_REQUEST:
+        elif monotonic() - first > SAME_REQUEST:
             os._exit(128 + signum)
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}

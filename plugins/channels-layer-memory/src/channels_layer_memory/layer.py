@@ -697,7 +697,7 @@ class MemoryBackend(LayerBackend):
             outcomes = self._end_turns(turns, now, fired)
             if channels and limit > 0:
                 deliveries = self._take(channels, limit, process, now)
-                if not deliveries and (timeout is None or timeout > 0):
+                if not deliveries and (timeout is None or timeout > 0) and _all_sent(outcomes):
                     waiter = self._register(ThreadWaiter(), channels)
         if fired or self._expired:
             self._after(fired)
@@ -722,7 +722,7 @@ class MemoryBackend(LayerBackend):
             outcomes = self._end_turns(turns, now, fired)
             if channels and limit > 0:
                 deliveries = self._take(channels, limit, process, now)
-                if not deliveries and (timeout is None or timeout > 0):
+                if not deliveries and (timeout is None or timeout > 0) and _all_sent(outcomes):
                     waiter = self._register(LoopWaiter(), channels)
         if fired or self._expired:
             self._after(fired)
@@ -915,6 +915,11 @@ class MemoryBackend(LayerBackend):
     def close(self) -> None:
         self.wake()
         super().close()
+
+
+def _all_sent(outcomes: list[list[Outcome]]) -> bool:
+    """Whether an exchange may wait for messages: what was refused is to be looked after first."""
+    return all(outcome is _SENT for of_turn in outcomes for outcome in of_turn)
 
 
 def _head(queue: Queue) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from channels_core.layers import AT_LEAST_ONCE, Outcome, Settlement, Turn, Verdict
 from channels_core.names import new_id
 from channels_core.testing.conformance.layer_laws.subject import (
@@ -353,3 +355,13 @@ class SettlingLaws(LayerLaws):
         assert (exchange.outcomes, exchange.deliveries) == ([[SENT]], [])
         exchange = layer.exchange([Turn((send("b", 2),))], "b", timeout=self.patience)
         assert numbers(exchange.deliveries) == [2]
+
+    def test_an_exchange_with_a_refused_send_does_not_wait(self, open_layer: OpenLayer) -> None:
+        layer = open_layer(capacity=1)
+        layer.send(send("full", 1), send("a", 2))
+        refused = [Turn((send("full", 3),))]
+        exchange = layer.exchange(refused, "a", timeout=self.patience)
+        assert (exchange.outcomes, numbers(exchange.deliveries)) == ([[FULL]], [2])
+        begun = time.monotonic()
+        assert layer.exchange(refused, "a", timeout=self.patience).deliveries == []
+        assert time.monotonic() - begun < self.patience / 2, "what was refused has to be looked after first"
