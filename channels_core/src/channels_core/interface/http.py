@@ -24,6 +24,7 @@ from channels_core.interface.headers import (
     header_values,
     root_path_of,
 )
+from channels_core.interface.refusals import refusal
 from channels_core.interface.replies import read_response_body, read_response_start
 from channels_core.interface.scopes import address, path_of
 from channels_core.layers import Outcome, Send
@@ -38,7 +39,6 @@ logger = logging.getLogger("channels.interface")
 
 T = TypeVar("T")
 
-_RETRY_AFTER: Final = b"5"
 _READY_PATIENCE: Final = 5.0
 _ENVELOPE: Final = 400
 _SLOWEST_WRITE: Final = 16 * 2**10
@@ -46,7 +46,7 @@ _SLOWEST_WRITE: Final = 16 * 2**10
 _BODILESS: Final = frozenset({204, 304})
 
 
-class _Verdict(enum.Enum):
+class _Ending(enum.Enum):
     """Why a request ends without the response its consumer would give."""
 
     GONE = "the client left"
@@ -74,6 +74,7 @@ class HttpRequest:
         "_announced",
         "_body_channel",
         "_deadline",
+        "_ending",
         "_flight_since",
         "_has_begun",
         "_in_flight",
@@ -92,7 +93,6 @@ class HttpRequest:
         "_reply_channel",
         "_send",
         "_task",
-        "_verdict",
         "_waiter",
         "_watcher",
         "_write_until",
@@ -116,7 +116,7 @@ class HttpRequest:
         self._write_until: float | None = None
         self._in_flight = 0
         self._flight_since = 0.0
-        self._verdict: _Verdict | None = None
+        self._ending: _Ending | None = None
         self._has_begun = self._is_complete = self._is_sent = False
         self._is_at_client = self._is_interrupted = self._must_watch = False
 
@@ -211,7 +211,7 @@ class HttpRequest:
             event = await self._interruptible(receive())
             kind = event.get("type")
             if kind == "http.disconnect":
-                self._verdict = _Verdict.GONE
+                self._ending = _Ending.GONE
                 raise _Interrupted
             if kind == "http.request":
                 body = bytes(event.get("body") or b"")
@@ -233,7 +233,7 @@ class HttpRequest:
         try:
             await self._upload(rest, receive)
         except _Interrupted:
-            if not self._replies or self._verdict is not None:
+            if not self._replies or self._ending is not None:
                 raise
 
     async def _upload(self, rest: bytes, receive: Receive) -> None:
@@ -256,9 +256,9 @@ class HttpRequest:
 
     async def _send_chunk(self, piece: bytes, is_last: bool) -> bool:
         inbox = self._inbox
-        while self._in_flight >= inbox.config.body_window and not self._replies and self._verdict is None:
+        while self._in_flight >= inbox.config.body_window and not self._replies and self._ending is None:
             await self._wait()
-        if self._replies or self._verdict is not None:
+        if self._replies or self._ending is not None:
             return False
         assert self._body_channel is not None
         self._in_flight += 1
@@ -270,7 +270,7 @@ class HttpRequest:
         )
         if outcome is Outcome.SENT:
             return True
-        self._verdict = self._verdict or _Verdict.ABORTED  # a hole in the body cannot be mended
+        self._ending = self._ending or _Ending.ABORTED  # a hole in the body cannot be mended
         return False
 
     # The response.
@@ -297,11 +297,12 @@ class HttpRequest:
             await self._write({"type": "http.response.body", "body": data, "more_body": has_more}, len(data))
             self._acknowledge()
             if not has_more:
-                self._verdict = None
+                self._ending = None
                 return
+            self._must_watch = True
             following = await self._next_part(receive)
             if following is None:
-                self._verdict = self._verdict or _Verdict.GONE
+                self._ending = self._ending or _Ending.GONE
                 return
             data, has_more = following
 
@@ -311,7 +312,7 @@ class HttpRequest:
             if reply is None:
                 return None
             if reply.get("closed"):
-                self._verdict = self._verdict or _Verdict.BROKEN
+                self._ending = self._ending or _Ending.BROKEN
                 return None
             try:
                 if "status" in reply:
@@ -325,7 +326,7 @@ class HttpRequest:
 
     async def _next_reply(self, receive: Receive) -> Mapping[str, Any] | None:
         while True:
-            if self._verdict is not None and (self._verdict is not _Verdict.TIMEOUT or not self._replies):
+            if self._ending is not None and (self._ending is not _Ending.TIMEOUT or not self._replies):
                 return None
             if self._replies:
                 reply, self._paced_by = self._replies.popleft()
@@ -348,7 +349,7 @@ class HttpRequest:
                 pass
         except Exception as error:  # noqa: BLE001 - servers have no common exception for a client that left
             logger.debug("A request could not be watched: %r", error)
-        self._verdict = self._verdict or _Verdict.GONE
+        self._ending = self._ending or _Ending.GONE
         self._wake()
 
     async def _write(self, event: Event, size: int) -> None:
@@ -359,7 +360,7 @@ class HttpRequest:
         except (_Interrupted, asyncio.CancelledError):
             raise
         except Exception as error:
-            self._verdict = _Verdict.GONE
+            self._ending = _Ending.GONE
             level = logging.DEBUG if isinstance(error, OSError) else logging.ERROR
             logger.log(level, "A response to %r could not be written: %r", redact(self._reply_channel), error)
             raise _Interrupted from error
@@ -368,9 +369,9 @@ class HttpRequest:
 
     async def _conclude(self) -> None:
         """End a request that gets no response from its consumer."""
-        if self._has_begun or self._verdict is _Verdict.GONE:
+        if self._has_begun or self._ending is _Ending.GONE:
             return
-        if self._verdict is _Verdict.TIMEOUT and not self._is_complete:
+        if self._ending is _Ending.TIMEOUT and not self._is_complete:
             await self._answer(408, "The request came too slowly.")
         else:
             await self._answer(503, "Nobody answered in time.")
@@ -381,13 +382,7 @@ class HttpRequest:
         if self._has_begun:
             return
         self._has_begun = True
-        body = reason.encode()
-        headers = [
-            (b"content-type", b"text/plain; charset=utf-8"),
-            (b"content-length", str(len(body)).encode()),
-        ]
-        if status == 503:
-            headers.append((b"retry-after", _RETRY_AFTER))
+        headers, body = refusal(status, reason)
         try:
             await self._write({"type": "http.response.start", "status": status, "headers": headers}, 0)
             await self._write({"type": "http.response.body", "body": body, "more_body": False}, len(body))
@@ -408,10 +403,10 @@ class HttpRequest:
                 inbox.spawn(inbox.acknowledge(paced_by, is_closed=True))
         if not self._is_sent:
             return
-        if self._body_channel is not None and self._verdict is not None:
+        if self._body_channel is not None and self._ending is not None:
             closed = Send(self._body_channel, {"closed": True}, {SENT_AT: int(time() * 1000)}, 32)
             inbox.spawn(self._try(closed))
-        if self._verdict is not None or inbox.config.http_disconnect == "always":
+        if self._ending is not None or inbox.config.http_disconnect == "always":
             content = {"reply_channel": self._reply_channel, "path": self._path}
             size = _ENVELOPE + len(self._path)
             inbox.spawn(self._try(Send("http.disconnect", content, {SENT_AT: int(time() * 1000)}, size)))
@@ -425,7 +420,7 @@ class HttpRequest:
         self._replies.append((content, credit_of(headers)))
         self._queued += _weight(content)
         if self._queued > self._inbox.outbound_bytes and len(self._replies) > 1:
-            self._end_by(_Verdict.OVERRUN)
+            self._end_by(_Ending.OVERRUN)
         self._wake()
 
     def deliver_frame(self, event: Event, content: Mapping[str, Any]) -> None:
@@ -443,23 +438,23 @@ class HttpRequest:
             self.credited()
         if self._write_until is not None:
             if now > self._write_until:
-                self._end_by(_Verdict.STALLED)
+                self._end_by(_Ending.STALLED)
         elif not self._has_begun and now > self._deadline:
-            self._end_by(_Verdict.TIMEOUT)
+            self._end_by(_Ending.TIMEOUT)
         elif self._is_at_client and self._replies:
             self._interrupt()
         elif not self._must_watch:
             self._must_watch = True
             self._wake()
 
-    def _end_by(self, verdict: _Verdict) -> None:
-        """Settle for ``verdict``, unless another came first, and end any wait for the client."""
-        if self._verdict is None:
-            self._verdict = verdict
-            if verdict in (_Verdict.STALLED, _Verdict.OVERRUN):
+    def _end_by(self, ending: _Ending) -> None:
+        """Settle for ``ending``, unless another came first, and end any wait for the client."""
+        if self._ending is None:
+            self._ending = ending
+            if ending in (_Ending.STALLED, _Ending.OVERRUN):
                 self._inbox.counters.slow_closed += 1
                 logger.warning(
-                    "The response to %r is broken off: %s.", redact(self._reply_channel), verdict.value
+                    "The response to %r is broken off: %s.", redact(self._reply_channel), ending.value
                 )
         self._wake()
         self._interrupt()
@@ -468,15 +463,15 @@ class HttpRequest:
         """Requests may finish."""
 
     def abort(self) -> None:
-        self._end_by(_Verdict.ABORTED)
+        self._end_by(_Ending.ABORTED)
 
     def lose_lease(self) -> None:
-        self._end_by(_Verdict.ABORTED)
+        self._end_by(_Ending.ABORTED)
 
     # Waiting.
 
     async def _wait(self) -> None:
-        """Wait for a reply, a credit or a verdict; may return without one."""
+        """Wait for a reply, a credit or an ending; may return without one."""
         self._waiter = self._inbox.loop.create_future()
         try:
             await self._waiter

@@ -25,6 +25,7 @@ from channels_core.interface.asgi import (
 )
 from channels_core.interface.headers import BadHeaders, BadReply, clean_request_headers, header_values
 from channels_core.interface.outbound import Backlog, step
+from channels_core.interface.refusals import refusal
 from channels_core.interface.replies import SocketReply, frame_of, read_socket_reply
 from channels_core.interface.scopes import address, path_of
 from channels_core.layers import Outcome, Send
@@ -46,7 +47,6 @@ _GONE: Final = 3
 _CLOSE_PATIENCE: Final = 10.0
 _LAST_WORDS: Final = 2.0
 _MOST_ANSWERS: Final = 1000
-_RETRY_AFTER: Final = b"5"
 _ENVELOPE: Final = 160
 """About the bytes that a frame's message has beside its payload and path."""
 
@@ -254,13 +254,7 @@ class WebSocketConnection:
         self._state = _GONE
         try:
             if status != 403 and "websocket.http.response" in (scope.get("extensions") or {}):
-                body = reason.encode()
-                headers = [
-                    (b"content-type", b"text/plain; charset=utf-8"),
-                    (b"content-length", str(len(body)).encode()),
-                ]
-                if status == 503:
-                    headers.append((b"retry-after", _RETRY_AFTER))
+                headers, body = refusal(status, reason)
                 await self._send(
                     {"type": "websocket.http.response.start", "status": status, "headers": headers}
                 )
