@@ -24,7 +24,7 @@ __all__ = [
 WIRE_VERSION: Final = 1
 
 VERSION: Final = "c-v"
-"""Wire version (int); a message without it is version 1."""
+"""Wire version (int). Version 1 is meant where it is missing, and so nobody sends it yet."""
 SENT_AT: Final = "c-at"
 """When it was sent: milliseconds since the epoch by the sender's clock (int)."""
 CREDIT: Final = "c-credit"
@@ -37,7 +37,7 @@ ALONE: Final = "c-alone"
 """1 where no other message of the connection is under way, and none will be before this one's credit is back: what
 an interface server with a window of one can promise, and :func:`enforce_ordering` need not find out (int)."""
 TRACE: Final = "c-trace"
-"""W3C ``traceparent`` of the sender, where it has one (str)."""
+"""Reserved for the sender's W3C ``traceparent`` (str): carried like any header, written by nobody yet."""
 
 RETRIES_KEY: Final = "__retries__"
 """Content key that counts ConsumeLater; part of the content since consumers may look at it."""
