@@ -240,13 +240,12 @@ class ChannelLayer:
         With ``block`` it waits, at most ``timeout`` seconds where given; it may return empty-handed earlier. The
         message is settled at once, on at-least-once channels too.
         """
-        for channel in channels:
-            check_receivable(channel)
+        _check_receivables(channels)
         if self._fanned_out:
             waiting = self._next_fanned_out(channels)
             if waiting is not None:
                 return waiting
-        if block:
+        if block or self.backend.is_waiting:
             self._refuse_in_loop("receive")
         deliveries = self.backend.receive_batch(channels, limit=1, timeout=timeout if block else 0)
         if not deliveries:
@@ -261,8 +260,7 @@ class ChannelLayer:
         self, channels: Sequence[str], block: bool = True, *, timeout: float | None = None
     ) -> Received:
         """:meth:`receive`, which waits by default."""
-        for channel in channels:
-            check_receivable(channel)
+        _check_receivables(channels)
         if self._fanned_out:
             waiting = self._next_fanned_out(channels)
             if waiting is not None:
@@ -412,6 +410,15 @@ class ChannelLayer:
 
     def __repr__(self) -> str:
         return f"<ChannelLayer {self.alias!r} on {type(self.backend).__name__}>"
+
+
+def _check_receivables(channels: Sequence[str]) -> None:
+    if isinstance(channels, str):
+        raise InvalidNameError(
+            f"Channels to receive from come in a list: write [{channels!r:.80}] where you wrote {channels!r:.80}."
+        )
+    for channel in channels:
+        check_receivable(channel)
 
 
 def _sums(figures: Sequence[ChannelFigures]) -> dict[str, Any]:
