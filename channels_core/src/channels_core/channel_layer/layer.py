@@ -310,7 +310,8 @@ class ChannelLayer:
 
     def group_add(self, group: str, channel: str) -> None:
         """Make ``channel`` a member of ``group``; adding again only starts its time anew."""
-        self._before_group_call("group_add", group, channel)
+        check_channel(channel)
+        self._before_group_call("group_add", group)
         self.backend.group_add(group, channel)
 
     async def agroup_add(self, group: str, channel: str) -> None:
@@ -319,7 +320,8 @@ class ChannelLayer:
 
     def group_discard(self, group: str, channel: str) -> None:
         """End the membership of ``channel`` in ``group``; a stranger is nothing."""
-        self._before_group_call("group_discard", group, channel)
+        check_channel(channel)
+        self._before_group_call("group_discard", group)
         self.backend.group_discard(group, channel)
 
     async def agroup_discard(self, group: str, channel: str) -> None:
@@ -344,10 +346,8 @@ class ChannelLayer:
         """:meth:`group_count`."""
         return await self.backend.agroup_count(check_group(group))
 
-    def _before_group_call(self, name: str, group: str, channel: str | None = None) -> None:
+    def _before_group_call(self, name: str, group: str) -> None:
         check_group(group)
-        if channel is not None:
-            check_channel(channel)
         if self.backend.is_waiting:
             self._refuse_in_loop(name)
 
