@@ -14,7 +14,7 @@ from channels_django.default_routes import with_default_routes
 from channels_django.http import ViewConsumer
 from channels_django.signals import DjangoEvents
 
-__all__ = ["make_view_consumer", "make_worker"]
+__all__ = ["add_default_routes", "make_view_consumer", "make_worker"]
 
 
 def make_worker(
@@ -33,7 +33,7 @@ def make_worker(
     config = channel_layers.config.worker
     if threads is not None:
         config = replace(config, threads=threads)
-    layer.router = with_default_routes(layer.router, make_view_consumer(is_static_served))
+    add_default_routes(layer, is_static_served=is_static_served)
     return Worker(
         layer,
         config=config,
@@ -42,6 +42,14 @@ def make_worker(
         only_channels=only_channels,
         exclude_channels=exclude_channels,
     )
+
+
+def add_default_routes(layer: ChannelLayer, *, is_static_served: bool | None = None) -> None:
+    """Have ``layer`` route to the project's views, and accept WebSockets, where its own routes say nothing. Idempotent.
+
+    Raises :class:`~channels_core.exceptions.ConfigurationError` for bad routes.
+    """
+    layer.router = with_default_routes(layer.router, make_view_consumer(is_static_served))
 
 
 def make_view_consumer(is_static_served: bool | None = None) -> ViewConsumer:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from channels_core.channel_layer import ChannelLayer, ChannelLayers
     from channels_core.worker import WorkerEvents
 
-__all__ = ["Host", "add_layer_option", "layer_of", "print_table"]
+__all__ = ["Host", "add_layer_option", "at_least_one", "layer_of", "print_table"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,6 +35,13 @@ def add_layer_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--layer", default=DEFAULT_CHANNEL_LAYER, metavar="ALIAS", help="the channel layer (%(default)s)"
     )
+
+
+def at_least_one(text: str) -> int:
+    """The type of options that count threads and processes, for argparse."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
 
 
 def layer_of(arguments: argparse.Namespace, host: Host) -> ChannelLayer:

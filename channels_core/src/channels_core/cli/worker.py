@@ -6,7 +6,7 @@ import argparse
 import logging
 from dataclasses import replace
 
-from channels_core.cli.host import Host, add_layer_option, layer_of
+from channels_core.cli.host import Host, add_layer_option, at_least_one, layer_of
 from channels_core.exceptions import ConfigurationError
 from channels_core.worker import Supervisor, Worker, run_until_signalled
 
@@ -17,9 +17,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """Add the sub-command to the ``channels`` parser."""
     parser = commands.add_parser("worker", help="run consumers until SIGTERM or SIGINT")
     add_layer_option(parser)
-    parser.add_argument("--threads", type=_count, metavar="N", help="threads of each process")
+    parser.add_argument("--threads", type=at_least_one, metavar="N", help="threads of each process")
     parser.add_argument(
-        "--processes", type=_count, default=1, metavar="N", help="fresh interpreters, replaced when they die"
+        "--processes",
+        type=at_least_one,
+        default=1,
+        metavar="N",
+        help="fresh interpreters, replaced when they die",
     )
     parser.add_argument(
         "--only-channels", action="append", metavar="GLOB", help="read only these channels; may be repeated"
@@ -75,9 +79,3 @@ def _child_arguments(arguments: argparse.Namespace) -> list[str]:
     if arguments.quiet:
         options.append("--quiet")
     return options
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)

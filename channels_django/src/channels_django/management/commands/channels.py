@@ -12,9 +12,8 @@ from django.core.management.base import BaseCommand, CommandParser
 from channels_core.channel_layer import channel_layers
 from channels_core.cli import Host, main
 from channels_core.exceptions import ChannelsError
-from channels_django.default_routes import with_default_routes
 from channels_django.signals import DjangoEvents
-from channels_django.workers import make_view_consumer
+from channels_django.workers import add_default_routes
 
 
 class Command(BaseCommand):
@@ -42,8 +41,7 @@ class Command(BaseCommand):
 def _add_default_routes() -> None:
     for alias in channel_layers:
         with suppress(ChannelsError):  # reported by the worker, where it is about its layer
-            layer = channel_layers[alias]
-            layer.router = with_default_routes(layer.router, make_view_consumer())
+            add_default_routes(channel_layers[alias])
 
 
 def _host() -> Host:

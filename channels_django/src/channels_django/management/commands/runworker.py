@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from argparse import ArgumentTypeError
 from functools import partial
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from channels_core.channel_layer import DEFAULT_CHANNEL_LAYER, channel_layers
+from channels_core.cli.host import at_least_one
 from channels_core.exceptions import ChannelsError
 from channels_core.worker import Supervisor, Worker, run_until_signalled
 from channels_django.reloading import run_with_reloader
@@ -36,12 +36,12 @@ class Command(BaseCommand):
         )
         parser.add_argument(
             "--threads",
-            type=_count,
+            type=at_least_one,
             help="Threads of each process (default: CHANNELS['THREADS'], else 1).",
         )
         parser.add_argument(
             "--processes",
-            type=_count,
+            type=at_least_one,
             default=1,
             help="Processes; with more than one, those that die are replaced (default: 1).",
         )
@@ -122,9 +122,3 @@ class Command(BaseCommand):
     def _stop(self) -> None:
         if self._worker is not None:
             self._worker.request_stop()
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
