@@ -176,4 +176,6 @@ async def test_bad_header_values_enter_nothing(server: Any) -> None:
 
 async def test_nothing_was_logged_as_a_bug(server: Any) -> None:
     assert "this is a bug" not in server.output
-    assert "channels_core" not in server.output  # servers log failures of their own; none of ours is among them
+    assert (
+        "channels_core" not in server.output
+    )  # servers log failures of their own; none of ours is among them
