@@ -47,6 +47,7 @@ _RULE: Final = f"Use 1 to {MAX_NAME_LENGTH} ASCII letters, digits, '.', '-' and 
 # after the clearing.
 known_channels: set[str] = set()
 _known_groups: set[str] = set()
+_known_receivables: set[str] = set()
 _MEMORY: Final = 4096
 
 
@@ -83,12 +84,18 @@ def check_receivable(name: str) -> str:
     Raises :class:`InvalidNameError` otherwise; a full process-specific name is refused, since its messages
     are read under the prefix.
     """
-    if isinstance(name, str) and "!" in name[:-1]:
-        raise InvalidNameError(
-            f"Cannot receive from {redact(name)!r}: a process-specific channel is read by its prefix."
-            f" Ask for {name[: name.index('!') + 1]!r} and look at the full name that comes back."
-        )
+    if isinstance(name, str):
+        if name in _known_receivables:
+            return name
+        if "!" in name[:-1]:
+            raise InvalidNameError(
+                f"Cannot receive from {redact(name)!r}: a process-specific channel is read by its prefix."
+                f" Ask for {name[: name.index('!') + 1]!r} and look at the full name that comes back."
+            )
     _check(name, _RECEIVABLE, "name to receive from", f"{_RULE}, then nothing, '!' or '?something'.")
+    if len(_known_receivables) >= _MEMORY:
+        _known_receivables.clear()
+    _known_receivables.add(name)
     return name
 
 

@@ -119,7 +119,7 @@ class ChannelLayer:
 
         Raises ``InvalidNameError``, ``InvalidMessageError``, ``MessageTooLarge``.
         """
-        if channel not in known_channels:
+        if type(channel) is not str or channel not in known_channels:
             check_channel(channel)
         plain, size = normalise(content)
         if size > self.backend.max_message_size:
