@@ -17,11 +17,11 @@ from channels_core.credit import credit_of, credit_send
 from channels_core.exceptions import LayerUnavailable, SendUncertain
 from channels_core.headers import CREDITED
 from channels_core.interface.asgi import Event
-from channels_core.interface.outage import Outage, pauses
 from channels_core.interface.replies import frame_of
 from channels_core.interface.workers import WorkerWatch
 from channels_core.layers import AT_LEAST_ONCE, Delivery, Outcome, Send
 from channels_core.names import new_id, redact
+from channels_core.outage import Outage, pauses
 
 if TYPE_CHECKING:
     from channels_core.channel_layer import ChannelLayer
@@ -34,6 +34,7 @@ logger = logging.getLogger("channels.interface")
 _BATCH: Final = 256
 _SWEEP: Final = 0.5
 _LAST_WORDS: Final = 2.0
+_MEANWHILE: Final = "Sockets stay open, their frames wait, and requests are answered 503 until it is back."
 
 
 class Connection(Protocol):
@@ -75,7 +76,7 @@ class Inbox:
         self.is_closing = False
         self.is_aborted = False
         """The time to finish is over: nothing is tried again."""
-        self.outage = Outage(layer.alias)
+        self.outage = Outage(layer.alias, logger, _MEANWHILE)
         self.workers = WorkerWatch(layer.backend, self.outage, grace=config.worker_grace)
         self.now = self.loop.time()
         """The loop's time at the last sweep: what deadlines are counted from, to spare the hot path a clock."""

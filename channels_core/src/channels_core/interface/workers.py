@@ -6,7 +6,7 @@ import asyncio
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
-from channels_core.interface.outage import Outage
+from channels_core.outage import Outage
 
 if TYPE_CHECKING:
     from channels_core.layers import LayerBackend

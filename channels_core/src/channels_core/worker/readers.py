@@ -18,10 +18,11 @@ from channels_core.layers import Delivery, Settlement, Verdict
 if TYPE_CHECKING:
     from channels_core.channel_layer import ChannelLayer
     from channels_core.config import WorkerConfig
+    from channels_core.outage import Outage
     from channels_core.worker.outbox import Outbox
     from channels_core.worker.runs import Run, Runner
 
-__all__ = ["LoopReader", "Outage", "ThreadReader"]
+__all__ = ["LoopReader", "ThreadReader"]
 
 logger = logging.getLogger("channels.worker")
 
@@ -31,31 +32,6 @@ _LARGEST_BATCH = 256
 _QUICK = 0.0005
 """Handlers quicker than this may share a round trip to the engine with the next one."""
 _LONGEST_PAUSE = 5.0
-
-
-class Outage:
-    """One log line when the engine goes away and one when it is back, whichever readers notice."""
-
-    def __init__(self, layer: ChannelLayer) -> None:
-        self._layer = layer
-        self._lock = threading.Lock()
-        self._is_away = False
-
-    def begin(self, error: LayerUnavailable) -> None:
-        with self._lock:
-            if self._is_away:
-                return
-            self._is_away = True
-        logger.error("The layer %r is away, workers wait and try again: %s", self._layer.alias, error)
-
-    def end(self) -> None:
-        if not self._is_away:
-            return
-        with self._lock:
-            if not self._is_away:
-                return
-            self._is_away = False
-        logger.info("The layer %r is back.", self._layer.alias)
 
 
 class ThreadReader:

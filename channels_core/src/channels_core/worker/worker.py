@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 
 from channels_core.config import WorkerConfig
 from channels_core.exceptions import ConfigurationError, LayerUnavailable
+from channels_core.outage import Outage
 from channels_core.worker.outbox import Outbox
-from channels_core.worker.readers import LoopReader, Outage, ThreadReader
+from channels_core.worker.readers import LoopReader, ThreadReader
 from channels_core.worker.runs import Runner
 from channels_core.worker.supervisor import SAME_REQUEST
 
@@ -76,7 +77,7 @@ class Worker:
             events=events,
             callback=callback,
         )
-        outage = Outage(layer)
+        outage = Outage(layer.alias, logger, "Workers wait and try again until it is back.")
         asynchronous = [name for name in self.channels if name in layer.router.async_channels]
         synchronous = [name for name in self.channels if name not in layer.router.async_channels]
         self._readers: list[ThreadReader | LoopReader] = []
