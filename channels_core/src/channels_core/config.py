@@ -61,7 +61,7 @@ class InterfaceConfig:
     body_window: int = 4
     """Body chunks sent ahead of the consumer."""
     response_window: int = 4
-    """Response chunks that a worker may send ahead of the client."""
+    """Chunks of 256 KiB of a response that a worker may send ahead of the client; 16 small parts count as one."""
     outbound_bytes: int = 4 * 2**20
     """Bytes waiting for one slow client (at least four times the layer's message limit); beyond: close 1013."""
     outbound_timeout: float = 30.0
