@@ -495,6 +495,73 @@ async def test_frames_wait_for_the_credit_of_connect() -> None:
         assert (await site.taken("websocket.receive")).content["text"] == "early"
 
 
+@WIRES
+async def test_server_need_not_wait_for_a_slow_worker_when_the_client_has_left(wire: type[Wire]) -> None:
+    async with serving(wire=wire, http_timeout=0.2) as site:  # the sweep comes often enough
+        socket, _ = await site.open()
+        for text in "ab":
+            socket.push(type="websocket.receive", text=text)
+        socket.push(type=DISCONNECT, code=1001, reason="")
+        first = await site.taken("websocket.receive")
+        await socket.ended()
+        assert await site.nothing_on("websocket.receive", DISCONNECT)
+        site.reply(first)
+        second = await site.taken("websocket.receive")
+        assert second.content["text"] == "b"
+        assert await site.nothing_on(DISCONNECT)
+        site.reply(second)
+        gone = (await site.taken(DISCONNECT)).content
+        assert (gone["code"], gone["order"]) == (1001, 3)
+
+
+@WIRES
+async def test_server_need_not_wait_for_room_when_the_client_has_left(wire: type[Wire]) -> None:
+    backend = MemoryBackend(channel_capacity={"websocket.receive": 1}, process_lease=60)
+    async with serving(wire=wire, backend=backend, http_timeout=0.2) as site:
+        backend.send_one(Send("websocket.receive", {"text": "in the way"}, {}, 20))
+        socket, _ = await site.open()
+        socket.push(type="websocket.receive", text="a")
+        socket.push(type=DISCONNECT, code=1000, reason="")
+        await socket.ended()
+        await site.taken("websocket.receive")
+        frame = await site.taken("websocket.receive")
+        assert frame.content["text"] == "a"
+        site.reply(frame)
+        assert (await site.taken(DISCONNECT)).content["order"] == 2
+
+
+@WIRES
+async def test_frame_that_was_looked_at_early_is_not_lost(wire: type[Wire]) -> None:
+    async with serving(wire=wire, http_timeout=0.2) as site:
+        socket, _ = await site.open()
+        for text in "abcd":
+            socket.push(type="websocket.receive", text=text)
+        first = await site.taken("websocket.receive")
+        await until(lambda: socket.incoming.qsize() == 1)  # b is in hand, c was looked at
+        site.reply(first)
+        for text in "bcd":
+            frame = await site.taken("websocket.receive")
+            assert frame.content["text"] == text
+            site.reply(frame)
+
+
+@WIRES
+async def test_close_while_a_frame_waits(wire: type[Wire]) -> None:
+    async with serving(wire=wire, http_timeout=0.2) as site:
+        socket, reply_channel = await site.open()
+        for text in "ab":
+            socket.push(type="websocket.receive", text=text)
+        first = await site.taken("websocket.receive")
+        await asyncio.sleep(0.15)
+        site.reply(first, {"close": 4000}, credit=False)
+        assert await socket.next() == {"type": "websocket.close", "code": 4000}
+        await socket.ended()
+        site.reply(first)
+        assert (await site.taken(DISCONNECT)).content["code"] == 4000
+        assert await site.nothing_on("websocket.receive")
+        assert reply_channel
+
+
 async def test_wider_window() -> None:
     async with serving(credit_window=3) as site:
         socket, _ = await site.open()

@@ -75,11 +75,14 @@ class WebSocketConnection:
         "_inbox",
         "_is_hurried",
         "_is_interrupted",
-        "_is_reading",
+        "_is_slow",
         "_is_yielding",
         "_local",
         "_order",
         "_path",
+        "_peek",
+        "_pending",
+        "_reader",
         "_reply_channel",
         "_send",
         "_state",
@@ -106,7 +109,13 @@ class WebSocketConnection:
         self._close_code: int | None = None
         self._is_interrupted = False
         self._is_hurried = False
-        self._is_reading = self._is_yielding = False
+        self._is_slow = self._is_yielding = False
+        self._reader: asyncio.Task[Any] | None = None
+        """The task that waits in the server's receive, where that matters."""
+        self._peek: asyncio.Task[Event] | None = None
+        """Looks at the client's next event while the last one is stuck."""
+        self._pending: Send | asyncio.Task[Outcome] | None = None
+        """A frame that waits for a credit, or for room."""
 
     async def serve(self, scope: Scope, receive: Receive, validator: OriginValidator | None) -> None:
         """Hold the connection until it is over. A ``websocket.connect`` that was sent is followed by a disconnect."""
@@ -278,7 +287,11 @@ class WebSocketConnection:
         if server_of(self._send) in EXCLUSIVE_SERVERS:
             receive = partial(self._receive_until_closing, receive)
         while True:
-            event = await receive()
+            if self._peek is None:
+                event = await receive()
+            else:
+                peek, self._peek = self._peek, None
+                event = await peek
             kind = event.get("type")
             if kind == "websocket.disconnect":
                 return self._code_of(event)
@@ -295,18 +308,15 @@ class WebSocketConnection:
             if size > max_size or size < 0:
                 self.close(_TOO_BIG if size > 0 else _NOT_TEXT)
                 continue
-            if self._in_flight >= window:
-                while self._in_flight >= window and self._state == _OPEN:
-                    await self._wait()
-                if self._state != _OPEN:
-                    continue
-            self._order = order
-            self._in_flight += 1
-            self._flight_since = inbox.now
             headers: dict[str, str | int] = {SENT_AT: int(time() * 1000), CREDIT: reply_channel}
             if window == 1:
                 headers[ALONE] = 1
             message = Send("websocket.receive", content, headers, size + _ENVELOPE)
+            if self._in_flight >= window and not await self._get_credit(message, receive):
+                continue
+            self._order = order
+            self._in_flight += 1
+            self._flight_since = inbox.now
             if send_one is None:
                 outcome = await inbox.send(message)
             else:
@@ -315,41 +325,80 @@ class WebSocketConnection:
                 except Exception as error:  # noqa: BLE001 - a backend's failure, whatever it is, is an outage to us
                     outcome = inbox.failed(error)
             if outcome is not Outcome.SENT:
-                await self._insist(message, outcome)
+                await self._insist(message, outcome, receive)
 
     async def _receive_until_closing(self, receive: Receive) -> Event:
         """Receive as servers want it that close nothing while they are asked for the next event."""
         if self._state == _OPEN:
-            self._is_reading = True
+            self._reader = asyncio.current_task()
             try:
                 return await receive()
             except asyncio.CancelledError:
-                if not self._is_yielding or self._task is None:
+                if not self._is_yielding or self._reader is None:
                     raise
-                self._task.uncancel()
+                self._reader.uncancel()
             finally:
-                self._is_reading = False
+                self._reader = None
         if self._backlog is not None:
             await asyncio.wait({self._backlog.task})
         return {"type": "websocket.disconnect", "code": self._close_code}
 
-    async def _insist(self, message: Send, outcome: Outcome) -> None:
+    async def _get_credit(self, message: Send, receive: Receive) -> bool:
+        """Wait until the window has room for ``message``. ``False`` when it must not be sent here any more: the socket
+        is being closed, or the client has left, and the message goes ahead of the disconnect."""
+        self._pending = message
+        while self._in_flight >= self._inbox.config.credit_window and self._state == _OPEN:
+            if await self._has_left(receive):
+                return False
+        self._pending = None
+        return self._state == _OPEN
+
+    async def _insist(self, message: Send, outcome: Outcome, receive: Receive) -> None:
         """A frame was refused: it stays in the window, and nothing more is read, until it is sent or time is up."""
         inbox = self._inbox
         patience = inbox.config.websocket_send_timeout
         if patience and (
             outcome is Outcome.FULL or (outcome is Outcome.UNCERTAIN and inbox.bears_repeat(message.channel))
         ):
-            outcome = await inbox.insist(message, until=inbox.loop.time() + patience)
-        self._flight_since = inbox.now
+            trying = inbox.insist(message, until=inbox.loop.time() + patience)
+            self._pending = sending = inbox.loop.create_task(trying)
+            sending.add_done_callback(self._wake)
+            while not sending.done():
+                if await self._has_left(receive):
+                    return
+            self._pending = None
+            outcome = sending.result()
+        self._settle(outcome)
+
+    def _settle(self, outcome: Outcome) -> None:
+        """What the last outcome of sending a frame means for its connection."""
+        self._flight_since = self._inbox.now
         if outcome is Outcome.SENT or outcome is Outcome.UNCERTAIN:
             return  # an uncertain frame is not sent twice: its credit comes back, or is counted as lost
         self.credited()
         if outcome is Outcome.TOO_LARGE:
             self.close(_TOO_BIG)
         elif outcome is Outcome.FULL:
-            inbox.counters.slow_closed += 1
+            self._inbox.counters.slow_closed += 1
             self.close(_TRY_LATER)
+
+    async def _has_left(self, receive: Receive) -> bool:
+        """Wait for anything to happen. When that takes long, look one event ahead: whether the client has left.
+
+        Servers wait for their applications when they stop, and must not wait for a slow worker.
+        """
+        if self._is_slow and self._peek is None:
+            self._peek = self._inbox.loop.create_task(_next_event(receive))
+            self._peek.add_done_callback(self._wake)
+        peek = self._peek
+        if peek is not None and peek.done():
+            if peek.cancelled() or peek.exception() is not None:
+                return True
+            if peek.result().get("type") == "websocket.disconnect":
+                return True
+        self._is_slow = False
+        await self._wait()
+        return False
 
     def _headers(self) -> dict[str, str | int]:
         headers: dict[str, str | int] = {SENT_AT: int(time() * 1000)}
@@ -451,9 +500,9 @@ class WebSocketConnection:
                 self._backlog = None
 
     async def _send_close(self, code: int) -> None:
-        if self._is_reading and not self._is_yielding and self._task is not None:
+        if self._reader is not None and not self._is_yielding:
             self._is_yielding = True
-            self._task.cancel()
+            self._reader.cancel()
             await asyncio.sleep(0)
         try:
             await self._send({"type": "websocket.close", "code": code})
@@ -525,7 +574,7 @@ class WebSocketConnection:
         finally:
             self._waiter = None
 
-    def _wake(self) -> None:
+    def _wake(self, _: object = None) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
@@ -548,6 +597,9 @@ class WebSocketConnection:
             if now > self._deadline:
                 self._give_up_handshake()
             return
+        if self._pending is not None and not self._is_slow:
+            self._is_slow = True
+            self._wake()
         backlog = self._backlog
         if backlog is not None and now - backlog.progress_at > inbox.config.outbound_timeout:
             backlog.progress_at = now
@@ -594,10 +646,12 @@ class WebSocketConnection:
             "reply_channel": self._reply_channel,
             "code": code,
             "path": self._path,
-            "order": self._order + 1,
+            "order": self._order + (2 if isinstance(self._pending, Send) else 1),
         }
         disconnect = Send("websocket.disconnect", content, self._headers(), _ENVELOPE + len(self._path))
-        if not inbox.is_waiting and self._in_flight < inbox.config.credit_window:
+        if self._peek is not None:
+            self._peek.cancel()
+        if not inbox.is_waiting and self._pending is None and self._in_flight < inbox.config.credit_window:
             try:
                 inbox.backend.close_channel(self._reply_channel)
                 outcome = inbox.backend.send_one(disconnect)
@@ -609,14 +663,30 @@ class WebSocketConnection:
         return inbox.spawn(self._say_goodbye(local, disconnect))
 
     async def _say_goodbye(self, local: str, disconnect: Send) -> None:
+        """Send what is still to be sent: a frame that was read, if there is one, then the disconnect, each in turn."""
         inbox = self._inbox
         try:
             await inbox.close_channel(self._reply_channel, until=inbox.loop.time() + inbox.backend.expiry)
-            while self._in_flight >= inbox.config.credit_window and not self._is_hurried:
-                await self._wait()
+            pending = self._pending
+            if isinstance(pending, asyncio.Task):
+                self._settle(await pending)
+            elif pending is not None:
+                await self._wait_for_room()
+                self._in_flight += 1
+                self._flight_since = inbox.now
+                self._settle(await inbox.insist(pending, until=inbox.loop.time() + inbox.backend.expiry))
+            await self._wait_for_room()
             await inbox.insist(disconnect, until=inbox.loop.time() + inbox.backend.expiry)
         finally:
             inbox.forget(local)
+
+    async def _wait_for_room(self) -> None:
+        while self._in_flight >= self._inbox.config.credit_window and not self._is_hurried:
+            await self._wait()
+
+
+async def _next_event(receive: Receive) -> Event:
+    return await receive()
 
 
 def _put_payload(content: dict[str, Any], text: Any, data: Any) -> int:
