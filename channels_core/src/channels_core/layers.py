@@ -70,9 +70,10 @@ class Verdict(enum.Enum):
 
     DONE = "done"
     REQUEUE = "requeue"
-    """To the back of its channel with the settlement's content, exempt from capacity, attempt count kept from 1."""
+    """To the back of its channel with the settlement's content, exempt from capacity, its attempts counted from 1 again."""
     RELEASE = "release"
-    """Not begun, or to be run again: back to the front of its channel."""
+    """Not begun, or to be run again: back to the front of its channel. Of several in one call, the first named comes
+    first."""
     DEAD = "dead"
     """Given up: dead-lettered with its reason on an at-least-once channel, dropped on another."""
 
@@ -327,8 +328,8 @@ class LayerBackend(DerivedViews):
         ``timeout`` 0 does not wait, ``None`` waits until :meth:`wake`. Names ending in ``!`` are prefixes. Rotates over
         the channels, so a busy one cannot starve a quiet one. Messages older than ``expiry`` are not delivered; on
         at-least-once channels that clock stops at the first delivery. Leases taken belong to ``process``, if given,
-        and come back when it ends. Returns an empty list when time is up, woken, or ``channels`` is empty; cancelled
-        (the ``a`` twin), nothing is lost.
+        and come back when it ends. Returns an empty list when time is up, woken, or ``channels`` is empty, and may
+        do so early: callers ask again. Cancelled (the ``a`` twin), nothing is lost.
         """
         return self._receive_async(channels, limit=limit, timeout=timeout, process=process)
 
@@ -380,7 +381,7 @@ class LayerBackend(DerivedViews):
         """Make ``channel`` a member; for one that is already, only its time starts anew.
 
         A group send begun after this returned reaches the channel. Adding a channel that :meth:`close_channel`
-        ended does nothing.
+        ended, or whose process is dead, does nothing.
         """
         self._run_async(self.agroup_add(group, channel))
 
@@ -438,7 +439,7 @@ class LayerBackend(DerivedViews):
         self._run_async(self.aflush())
 
     def statistics(self, channels: Iterable[str] | None = None) -> list[ChannelFigures]:
-        """The figures of ``channels`` (all that hold messages, when ``None``), in name order. For people."""
+        """The figures of each of ``channels`` (all that hold messages, when ``None``), in name order. For people."""
         return self._run_async(self.astatistics(channels))
 
     def dead_letters(self, channel: str | None = None, *, limit: int = 100) -> list[DeadLetter]:
@@ -456,7 +457,9 @@ class LayerBackend(DerivedViews):
     def wake(self) -> None:
         """Make every ``receive_batch`` that waits in this process return at once. Idempotent, from any thread.
 
-        Every backend writes it: it is how workers and servers stop without waiting for a timeout.
+        Every backend writes it: it is how workers and servers stop without waiting for a timeout. It does not hold
+        for a ``receive_batch`` that begins later: who stops readers wakes them until they have ended. May be called
+        by a signal handler, so also while the same thread is inside the backend.
         """
         raise AssertionError("every backend writes wake(); the class is not created without it")
 
