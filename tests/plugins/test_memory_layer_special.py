@@ -1,7 +1,6 @@
 """What is the memory layer's own, beside the laws of all layers: no copies, no herds, no growth, no lock held."""
 
 import asyncio
-import signal
 import threading
 import time
 import weakref
@@ -222,31 +221,6 @@ async def test_a_timed_receive_leaves_no_timer_behind() -> None:
     assert await backend.areceive_batch(["chat"], timeout=0.01) == []
     timers = [one for one in getattr(asyncio.get_running_loop(), "_scheduled", ()) if not one.cancelled()]
     assert timers == []
-
-
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this platform has no interval timer")
-def test_wake_may_be_called_by_a_signal_handler_at_any_moment() -> None:
-    backend = MemoryBackend()
-    woken = 0
-
-    def handle(*_: object) -> None:
-        nonlocal woken
-        woken += 1
-        backend.wake()
-
-    before = signal.signal(signal.SIGALRM, handle)
-    signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
-    try:
-        deadline = time.monotonic() + 20
-        while woken < 100 and time.monotonic() < deadline:
-            backend.send_batch([message("a"), message("in!x"), message("b")])
-            backend.receive_batch(["a", "in!", "b"], limit=9, timeout=0)
-            backend.group_add("g", "a")
-            backend.receive_batch(["none"], timeout=1)
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-    assert woken >= 100
 
 
 # Time.

@@ -70,7 +70,7 @@ class Verdict(enum.Enum):
 
     DONE = "done"
     REQUEUE = "requeue"
-    """To the back of its channel with the settlement's content, exempt from capacity, its attempts counted from 1 again."""
+    """To the back of its channel with the settlement's content, exempt from capacity, attempts counted anew."""
     RELEASE = "release"
     """Not begun, or to be run again: back to the front of its channel. Of several in one call, the first named comes
     first."""

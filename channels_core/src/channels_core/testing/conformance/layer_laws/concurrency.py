@@ -158,6 +158,37 @@ class ConcurrencyLaws(LayerLaws):
         assert all(len(set(one.locals)) == len(one.locals) for one in received)
         assert layer.group_channels("g") == [f"{mine}steady"]
 
+    def test_wake_may_be_called_by_a_signal_handler_at_any_moment(self, open_layer: OpenLayer) -> None:
+        layer = open_layer()
+        if layer.is_async or not hasattr(signal, "pthread_kill"):
+            pytest.skip("signals interrupt synchronous calls, where threads can send them")
+        woken = 0
+        is_over = threading.Event()
+
+        def handle(*_: object) -> None:
+            nonlocal woken
+            woken += 1
+            layer.backend.wake()
+
+        def interrupt(thread: int) -> None:
+            while not is_over.wait(0.002):
+                signal.pthread_kill(thread, signal.SIGUSR1)
+
+        before = signal.signal(signal.SIGUSR1, handle)
+        interrupting = in_thread(partial(interrupt, threading.get_ident()), self.patience)
+        try:
+            deadline = time.monotonic() + self.patience
+            while woken < 50 and time.monotonic() < deadline:
+                layer.send(send("a"), send("in!x"))
+                layer.receive("a", "in!")
+                layer.group_add("g", "a")
+                layer.receive("none", timeout=0.1)
+        finally:
+            is_over.set()
+            interrupting.result()
+            signal.signal(signal.SIGUSR1, before)
+        assert woken >= 50, "a call did not come back"
+
     # Processes of the operating system.
 
     def test_a_forked_child_shares_nothing_of_a_local_layer(self, open_layer: OpenLayer) -> None:
