@@ -11,7 +11,7 @@ import enum
 import logging
 from collections import deque
 from collections.abc import Awaitable, Mapping
-from time import time
+from time import time_ns
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from channels_core.credit import credit_of
@@ -181,7 +181,7 @@ class HttpRequest:
         )
         if size > inbox.backend.max_message_size:
             raise _Refused(413, "The request is too large.")
-        stamps: dict[str, str | int] = {SENT_AT: int(time() * 1000), WINDOW: config.response_window}
+        stamps: dict[str, str | int] = {SENT_AT: time_ns() // 1_000_000, WINDOW: config.response_window}
         outcome = await inbox.send(Send("http.request", content, stamps, size))
         if outcome is Outcome.FULL:
             raise _Refused(503, "The server is busy.")
@@ -263,7 +263,7 @@ class HttpRequest:
         assert self._body_channel is not None
         self._in_flight += 1
         self._flight_since = inbox.now
-        headers: dict[str, str | int] = {SENT_AT: int(time() * 1000), CREDIT: self._reply_channel}
+        headers: dict[str, str | int] = {SENT_AT: time_ns() // 1_000_000, CREDIT: self._reply_channel}
         content = {"content": piece, "more_content": not is_last}
         outcome = await inbox.insist(
             Send(self._body_channel, content, headers, len(piece) + 64), until=self._deadline
@@ -404,12 +404,12 @@ class HttpRequest:
         if not self._is_sent:
             return
         if self._body_channel is not None and self._ending is not None:
-            closed = Send(self._body_channel, {"closed": True}, {SENT_AT: int(time() * 1000)}, 32)
+            closed = Send(self._body_channel, {"closed": True}, {SENT_AT: time_ns() // 1_000_000}, 32)
             inbox.spawn(self._try(closed))
         if self._ending is not None or inbox.config.http_disconnect == "always":
             content = {"reply_channel": self._reply_channel, "path": self._path}
             size = _ENVELOPE + len(self._path)
-            inbox.spawn(self._try(Send("http.disconnect", content, {SENT_AT: int(time() * 1000)}, size)))
+            inbox.spawn(self._try(Send("http.disconnect", content, {SENT_AT: time_ns() // 1_000_000}, size)))
 
     async def _try(self, send: Send) -> None:
         await self._inbox.send(send)

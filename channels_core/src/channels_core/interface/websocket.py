@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Mapping
 from functools import partial
-from time import time
+from time import time_ns
 from typing import TYPE_CHECKING, Any, Final
 
 from channels_core.headers import ALONE, CREDIT, SENT_AT
@@ -298,19 +298,21 @@ class WebSocketConnection:
             if kind != "websocket.receive" or self._state != _OPEN:
                 continue
             order = self._order + 1
-            content: dict[str, Any] = {"reply_channel": reply_channel, "path": path, "order": order}
             text = event.get("text")
             if type(text) is str and text.isascii():
-                content["text"] = text
+                content = {"reply_channel": reply_channel, "path": path, "order": order, "text": text}
                 size = len(text)
             else:
+                content = {"reply_channel": reply_channel, "path": path, "order": order}
                 size = _put_payload(content, text, event.get("bytes"))
             if size > max_size or size < 0:
                 self.close(_TOO_BIG if size > 0 else _NOT_TEXT)
                 continue
-            headers: dict[str, str | int] = {SENT_AT: int(time() * 1000), CREDIT: reply_channel}
+            headers: dict[str, str | int]
             if window == 1:
-                headers[ALONE] = 1
+                headers = {SENT_AT: time_ns() // 1_000_000, CREDIT: reply_channel, ALONE: 1}
+            else:
+                headers = {SENT_AT: time_ns() // 1_000_000, CREDIT: reply_channel}
             message = Send("websocket.receive", content, headers, size + _ENVELOPE)
             if self._in_flight >= window and not await self._get_credit(message, receive):
                 continue
@@ -401,7 +403,7 @@ class WebSocketConnection:
         return False
 
     def _headers(self) -> dict[str, str | int]:
-        headers: dict[str, str | int] = {SENT_AT: int(time() * 1000)}
+        headers: dict[str, str | int] = {SENT_AT: time_ns() // 1_000_000}
         if self._inbox.config.credit_window == 1:
             headers[ALONE] = 1
         return headers
