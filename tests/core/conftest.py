@@ -77,9 +77,10 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
 def make_bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., Bench]]:
     """Makes benches on layers of one kind; a test that asks for it runs once for each kind."""
     made: list[Bench] = []
+    make_backend = backends(tmp_path)[request.param]
 
     def make(**options: Any) -> Bench:
-        made.append(Bench(backends(tmp_path)[request.param], **options))
+        made.append(Bench(make_backend, **options))
         return made[-1]
 
     yield make

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,10 @@ MakeBackend = Callable[..., LayerBackend]
 def backends(folder: Path) -> dict[str, MakeBackend]:
     """One that never waits, and three that do: a worker takes another way with each."""
 
+    numbers = count()
+
     def sqlite(**options: Any) -> LayerBackend:
-        number = len(list(folder.glob("*.sqlite")))
-        return SqliteBackend(path=folder / f"{number}.sqlite", **options)
+        return SqliteBackend(path=folder / f"{next(numbers)}.sqlite", **options)
 
     return {"memory": MemoryBackend, "threads": ThreadMemory, "loop": LoopMemory, "sqlite": sqlite}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -76,9 +76,9 @@ def admit(
         return judged("blocked", f"it is named in {blocked_by}"), []
     try:
         module = candidate.load()
+        version = getattr(module, "CHANNELS_API", 1)
     except (Exception, SystemExit) as exc:  # noqa: BLE001 - whatever one plugin does, the others go on
         return judged("broken", f"it cannot be imported: {describe_error(exc)}", exc), []
-    version = getattr(module, "CHANNELS_API", 1)
     if isinstance(version, bool) or not isinstance(version, int):
         return judged("broken", f"its CHANNELS_API is {version!r}, not a whole number"), []
     if version != API_VERSION:
@@ -166,11 +166,12 @@ def _read(name: str, hook: Callable[..., object], records: list[Registration]) -
         result.close()
         raise _Unusable(f"its hook {name} is async, and hooks are plain functions")
     if isinstance(result, str) or not isinstance(result, Iterable):
-        raise _Unusable(f"its hook {name} returned {result!r:.80}, not an iterable of {wanted.__name__}")
+        raise _Unusable(f"its hook {name} returned {_shown(result)}, not an iterable of {wanted.__name__}")
     count = len(records)
-    found = iter(result)
+    found: Iterator[object] | None = None
     while True:
         try:
+            found = iter(result) if found is None else found
             record = next(found)
         except StopIteration:
             return
@@ -178,8 +179,15 @@ def _read(name: str, hook: Callable[..., object], records: list[Registration]) -
             done = len(records) - count
             raise _Unusable(f"its hook {name} failed after yielding {done}: {describe_error(exc)}") from exc
         if not isinstance(record, wanted):
-            raise _Unusable(f"its hook {name} yielded {record!r:.80}, not {_a(wanted.__name__)}")
+            raise _Unusable(f"its hook {name} yielded {_shown(record)}, not {_a(wanted.__name__)}")
         records.append(record)
+
+
+def _shown(value: object) -> str:
+    try:
+        return f"{value!r:.80}"
+    except (Exception, SystemExit):  # noqa: BLE001 - as everything of a plugin's own
+        return f"{_a(type(value).__name__)} that cannot be shown"
 
 
 def _a(noun: str) -> str:

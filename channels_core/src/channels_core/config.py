@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any, Final, Literal
 
 from channels_core.exceptions import ConfigurationError
@@ -136,7 +137,7 @@ def _check_numbers(section: str, record: InterfaceConfig | WorkerConfig) -> None
         ):
             kinds = int | float if isinstance(default, float) or name == "websocket_max_age" else int
             low_enough = value == 0 and name in MAY_BE_ZERO
-            if isinstance(value, bool) or not isinstance(value, kinds) or not (value > 0 or low_enough):
+            if isinstance(value, bool) or not isinstance(value, kinds) or not (0 < value < inf or low_enough):
                 kind = "a whole number" if kinds is int else "a number"
                 bound = "of at least 0" if name in MAY_BE_ZERO else "above 0"
                 raise ConfigurationError(

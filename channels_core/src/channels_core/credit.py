@@ -11,14 +11,17 @@ from collections.abc import Mapping
 
 from channels_core.headers import CREDIT, CREDITED
 from channels_core.layers import Send
+from channels_core.names import is_channel, known_channels
 
 __all__ = ["add_credit", "credit_of", "credit_send"]
 
 
 def credit_of(headers: Mapping[str, str | int]) -> str | None:
-    """The reply channel that wants a credit back for a message with ``headers``, if any."""
+    """The reply channel that wants a credit back for a message with ``headers``, if any and if it can be one."""
     channel = headers.get(CREDIT)
-    return channel if isinstance(channel, str) else None
+    if isinstance(channel, str) and (channel in known_channels or is_channel(channel)):
+        return channel
+    return None
 
 
 def credit_send(channel: str, *, is_closed: bool = False) -> Send:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +69,10 @@ def _entries(distribution: IDistribution, name: str, version: str) -> list[Candi
     try:
         entries = list(distribution.entry_points.select(group=ENTRY_POINT_GROUP))
     except Exception as exc:  # noqa: BLE001 - damaged metadata of one distribution must not hide the others
-        if f"[{ENTRY_POINT_GROUP}]" not in (distribution.read_text("entry_points.txt") or ""):
+        text = ""
+        with suppress(Exception):  # not even text: then nobody can tell whether it is about us
+            text = distribution.read_text("entry_points.txt") or ""
+        if f"[{ENTRY_POINT_GROUP}]" not in text:
             return []
         load = functools.partial(_fail, exc)
         return [Candidate(name=name, distribution=name, version=version, load=load)]

@@ -53,7 +53,11 @@ def import_target(
 
 def describe_error(exc: BaseException) -> str:
     """One line about an exception, without a full stop at its end."""
-    return f"{type(exc).__name__}: {' '.join(str(exc).split())}".rstrip(" .:")
+    try:
+        text = str(exc)
+    except Exception as worse:  # noqa: BLE001 - an exception of a plugin's own, which may do anything
+        text = f"(its text cannot be made: {type(worse).__name__})"
+    return f"{type(exc).__name__}: {' '.join(text.split())}".rstrip(" .:")
 
 
 _MISSING = object()

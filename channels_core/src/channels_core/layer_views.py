@@ -205,6 +205,7 @@ class DerivedViews:
         try:
             if settlements:
                 await self.asettle(settlements)
+                settlements = []
             if channels and limit:
                 timeout = timeout if all_sent(outcomes) else 0
                 deliveries = await self.areceive_batch(
@@ -213,6 +214,7 @@ class DerivedViews:
         except LayerUnavailable:
             if not sends:
                 raise
+            return Exchange(outcomes, deliveries, settlements)
         return Exchange(outcomes, deliveries)
 
     async def arenew_leases(self: LayerBackend, deliveries: Sequence[Delivery]) -> None:  # type: ignore[misc]  # mixin

@@ -139,6 +139,8 @@ class Exchange(msgspec.Struct, frozen=True, gc=False):
     outcomes: list[list[Outcome]]
     """For each turn, the outcome of each send. A turn was settled iff all of them are final."""
     deliveries: list[Delivery]
+    unsettled: Sequence[Settlement] = ()
+    """Those of turns whose sends left before the engine went away: to be settled when it is back."""
 
 
 class ProcessInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -357,7 +359,7 @@ class LayerBackend(DerivedViews):
         for them only where every send arrived: the caller has to look after the others.
 
         Raises :class:`~channels_core.exceptions.LayerUnavailable` only when nothing of the turns happened. Where the
-        engine goes away later, a settlement may be missing, and the lease brings the message back.
+        engine goes away after the sends, what it could not settle any more is in ``unsettled``.
         """
         sends = [send for turn in turns for send in turn.sends]
         outcomes, settlements = settled_by(turns, self.send_batch(sends) if sends else ())
@@ -365,12 +367,14 @@ class LayerBackend(DerivedViews):
         try:
             if settlements:
                 self.settle(settlements)
+                settlements = []
             if channels and limit:
                 timeout = timeout if all_sent(outcomes) else 0
                 deliveries = self.receive_batch(channels, limit=limit, timeout=timeout, process=process)
         except LayerUnavailable:
             if not sends:
                 raise
+            return Exchange(outcomes, deliveries, settlements)
         return Exchange(outcomes, deliveries)
 
     def renew_leases(self, deliveries: Sequence[Delivery]) -> None:

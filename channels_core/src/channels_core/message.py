@@ -78,7 +78,7 @@ def normalise(content: object) -> tuple[dict[str, Any], int]:
 def _normalise(content: object) -> tuple[dict[str, Any], int]:
     if not isinstance(content, dict):
         raise InvalidMessageError(
-            f"A message is a dict, not {type(content).__name__}: {content!r:.80}. {_ALLOWED}."
+            f"A message is a dict, not {type(content).__name__}: {_shown(content)}. {_ALLOWED}."
         )
     size = _ENTRY * len(content)
     plain: dict[str, Any] = {}
@@ -121,7 +121,7 @@ def _value(value: Any, depth: int) -> Any:
         return value
     if kind is int:
         if not _INT_MIN <= value <= _INT_MAX:
-            raise _BadValue(f"the integer {value!r:.30} does not fit into 64 bits; send it as text")
+            raise _BadValue(f"the integer {_shown(value, 30)} does not fit into 64 bits; send it as text")
         return value
     if kind is float:
         if not isfinite(value):
@@ -173,7 +173,7 @@ def _key(key: object) -> str:
         return key
     if _is_lazy_text(key):
         return _key(str(key))
-    raise _BadValue(f"the key {key!r:.80} is {type(key).__name__}, not text")
+    raise _BadValue(f"the key {_shown(key)} is {type(key).__name__}, not text")
 
 
 def _plain(value: Any, depth: int) -> Any:
@@ -202,7 +202,7 @@ def _plain(value: Any, depth: int) -> Any:
         "set": "send a list",
         "frozenset": "send a list",
     }.get(type(value).__name__, "turn it into one of these before sending")
-    raise _BadValue(f"{value!r:.80} is {type(value).__name__}; {remedy}")
+    raise _BadValue(f"{_shown(value)} is {type(value).__name__}; {remedy}")
 
 
 def _utf8_size(text: str) -> int:
@@ -217,8 +217,16 @@ def _is_lazy_text(value: object) -> bool:
     return functional is not None and isinstance(value, functional.Promise)
 
 
+def _shown(value: object, length: int = 80) -> str:
+    """The beginning of the value's ``repr``, also where it has none."""
+    try:
+        return f"{value!r:.{length}}"
+    except Exception as error:  # noqa: BLE001 - a huge integer's, or what a class of the user's own raises
+        return f"a value that cannot be shown ({type(error).__name__})"
+
+
 def _describe(bad: _BadValue) -> str:
-    steps = [str(step) if isinstance(step, int) else repr(step) for step in reversed(bad.path)]
+    steps = [_shown(step) for step in reversed(bad.path)]
     if len(steps) > 8:
         steps = [*steps[:4], "...", *steps[-3:]]
     path = "".join(f"[{step}]" for step in steps)
@@ -237,10 +245,10 @@ def check_headers(headers: Mapping[str, str | int]) -> dict[str, str | int]:
         )
         if not (isinstance(name, str) and name and name.isascii() and good_value):
             raise InvalidMessageError(
-                f"The header {name!r:.80}: {value!r:.80} cannot be sent: a header name is ASCII text, its value text or"
-                " an integer of 64 bits. Put anything else into the content."
+                f"The header {_shown(name)}: {_shown(value)} cannot be sent: a header name is ASCII text, its value"
+                " text or an integer of 64 bits. Put anything else into the content."
             )
-        plain[name] = value
+        plain[str.__str__(name)] = str.__str__(value) if isinstance(value, str) else int.__int__(value)
     return plain
 
 

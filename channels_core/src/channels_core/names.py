@@ -24,6 +24,7 @@ __all__ = [
     "check_channel",
     "check_group",
     "check_receivable",
+    "is_channel",
     "is_process_specific",
     "is_single_reader",
     "known_channels",
@@ -53,7 +54,7 @@ _MEMORY: Final = 4096
 
 def check_channel(name: str) -> str:
     """Return ``name`` if a message can be sent to it, else raise :class:`InvalidNameError`."""
-    if isinstance(name, str) and name in known_channels:
+    if type(name) is str and name in known_channels:
         return name
     _check(
         name,
@@ -61,17 +62,30 @@ def check_channel(name: str) -> str:
         "channel name",
         f"{_RULE}, with at most one '?' or '!' and something on both sides of it.",
     )
+    name = str.__str__(
+        name
+    )  # a subclass, such as a member of an enum, may be another text when it is formatted
     if len(known_channels) >= _MEMORY:
         known_channels.clear()
     known_channels.add(name)
     return name
 
 
+def is_channel(name: object) -> bool:
+    """Whether a message can be sent to ``name``: for what came from elsewhere and need not be a name."""
+    try:
+        check_channel(name)  # type: ignore[arg-type]  # it finds out
+    except InvalidNameError:
+        return False
+    return True
+
+
 def check_group(name: str) -> str:
     """Return ``name`` if it can name a group, else raise :class:`InvalidNameError`."""
-    if isinstance(name, str) and name in _known_groups:
+    if type(name) is str and name in _known_groups:
         return name
     _check(name, _GROUP, "group name", f"{_RULE}; a group name has no '?' or '!'.")
+    name = str.__str__(name)
     if len(_known_groups) >= _MEMORY:
         _known_groups.clear()
     _known_groups.add(name)

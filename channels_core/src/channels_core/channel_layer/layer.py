@@ -120,26 +120,26 @@ class ChannelLayer:
         Raises ``InvalidNameError``, ``InvalidMessageError``, ``MessageTooLarge``.
         """
         if type(channel) is not str or channel not in known_channels:
-            check_channel(channel)
+            channel = check_channel(channel)
         plain, size = normalise(content)
-        if size > self.backend.max_message_size:
-            raise self._too_large(channel, size)
         stamp: dict[str, str | int] = {SENT_AT: time_ns() // 1_000_000}
         if headers:
-            stamp.update(check_headers(headers))
+            size += _add_headers(stamp, headers)
+        if size > self.backend.max_message_size:
+            raise self._too_large(channel, size)
         return Send(channel, plain, stamp, size)
 
     def prepare_group(
         self, group: str, content: dict[str, Any], headers: Mapping[str, str | int] | None = None
     ) -> Send:
         """:meth:`prepare` for a send to a group."""
-        check_group(group)
+        group = check_group(group)
         plain, size = normalise(content)
-        if size > self.backend.max_message_size:
-            raise self._too_large(group, size)
         stamp: dict[str, str | int] = {SENT_AT: time_ns() // 1_000_000}
         if headers:
-            stamp.update(check_headers(headers))
+            size += _add_headers(stamp, headers)
+        if size > self.backend.max_message_size:
+            raise self._too_large(group, size)
         return Send(group, plain, stamp, size, True)
 
     def deliver(self, send: Send) -> None:
@@ -310,9 +310,8 @@ class ChannelLayer:
 
     def group_add(self, group: str, channel: str) -> None:
         """Make ``channel`` a member of ``group``; adding again only starts its time anew."""
-        check_channel(channel)
-        self._before_group_call("group_add", group)
-        self.backend.group_add(group, channel)
+        channel = check_channel(channel)
+        self.backend.group_add(self._before_group_call("group_add", group), channel)
 
     async def agroup_add(self, group: str, channel: str) -> None:
         """:meth:`group_add`."""
@@ -320,9 +319,8 @@ class ChannelLayer:
 
     def group_discard(self, group: str, channel: str) -> None:
         """End the membership of ``channel`` in ``group``; a stranger is nothing."""
-        check_channel(channel)
-        self._before_group_call("group_discard", group)
-        self.backend.group_discard(group, channel)
+        channel = check_channel(channel)
+        self.backend.group_discard(self._before_group_call("group_discard", group), channel)
 
     async def agroup_discard(self, group: str, channel: str) -> None:
         """:meth:`group_discard`."""
@@ -330,8 +328,7 @@ class ChannelLayer:
 
     def group_channels(self, group: str) -> list[str]:
         """The members of ``group``, in no order."""
-        self._before_group_call("group_channels", group)
-        return self.backend.group_channels(group)
+        return self.backend.group_channels(self._before_group_call("group_channels", group))
 
     async def agroup_channels(self, group: str) -> list[str]:
         """:meth:`group_channels`."""
@@ -339,17 +336,16 @@ class ChannelLayer:
 
     def group_count(self, group: str) -> int:
         """How many members ``group`` has."""
-        self._before_group_call("group_count", group)
-        return self.backend.group_count(group)
+        return self.backend.group_count(self._before_group_call("group_count", group))
 
     async def agroup_count(self, group: str) -> int:
         """:meth:`group_count`."""
         return await self.backend.agroup_count(check_group(group))
 
-    def _before_group_call(self, name: str, group: str) -> None:
-        check_group(group)
+    def _before_group_call(self, name: str, group: str) -> str:
         if self.backend.is_waiting:
             self._refuse_in_loop(name)
+        return check_group(group)
 
     # The rest.
 
@@ -427,3 +423,10 @@ def _sums(figures: Sequence[ChannelFigures]) -> dict[str, Any]:
         "messages_leased": sum(one.leased for one in figures),
         "messages_max_age": max((one.oldest_age for one in figures), default=0.0),
     }
+
+
+def _add_headers(stamp: dict[str, str | int], headers: Mapping[str, str | int]) -> int:
+    """Add a sender's own headers to a message's; their size."""
+    checked = check_headers(headers)
+    stamp.update(checked)
+    return sum(len(name) + (len(value) if isinstance(value, str) else 8) for name, value in checked.items())

@@ -68,4 +68,6 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> No
 def _shown(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.1f}"
-    return "-" if value is None else str(value)
+    # What is not printable could steer the reader's terminal: a reason may quote what a client sent.
+    text = "-" if value is None else str(value)
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -25,7 +25,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(arguments: argparse.Namespace, host: Host) -> int:
     """Send at once. A full channel is an error, as it is for every sender."""
-    content = _parsed(sys.stdin.read() if arguments.content == "-" else arguments.content)
+    content = _parsed(_standard_input() if arguments.content == "-" else arguments.content)
     layer = layer_of(arguments, host)
     if layer.backend.local_only:
         raise ConfigurationError(
@@ -39,10 +39,17 @@ def run(arguments: argparse.Namespace, host: Host) -> int:
     return 0
 
 
+def _standard_input() -> str:
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as exc:
+        raise InvalidMessageError(f"Standard input is no text: {exc}. Pipe in JSON, in UTF-8.") from exc
+
+
 def _parsed(text: str) -> dict[str, Any]:
     try:
         content = json.loads(text)
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise InvalidMessageError(
             f'The message {text!r:.80} is not JSON: {exc}. Write an object, such as \'{{"text": "hello"}}\'.'
         ) from exc

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from channels_core.credit import credit_send
 from channels_core.exceptions import LayerUnavailable
 from channels_core.headers import CREDITED
-from channels_core.layers import Delivery, Outcome, Send, Settlement, Turn, Verdict
+from channels_core.layers import Delivery, Exchange, Outcome, Send, Settlement, Turn, Verdict
 from channels_core.names import redact
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class Outbox:
                 self.unavailable((run,))
                 return
             if outcomes is not None:
-                self.take_outcomes(run, outcomes)
+                self._take_outcomes(run, outcomes)
                 return
         if run.settlement is not None:
             self._settle(run.settlement)
@@ -101,7 +101,14 @@ class Outbox:
         except LayerUnavailable:
             self.settle_later((settlement,))
 
-    def take_outcomes(self, run: Run, outcomes: Sequence[Outcome], *, is_settled: bool = False) -> None:
+    def take_exchange(self, runs: Sequence[Run], exchange: Exchange) -> None:
+        """Look after what an exchange of ``runs`` left undone."""
+        for run, outcomes in zip(runs, exchange.outcomes, strict=True):
+            self._take_outcomes(run, outcomes, is_settled=True)
+        if exchange.unsettled:
+            self.settle_later(exchange.unsettled)
+
+    def _take_outcomes(self, run: Run, outcomes: Sequence[Outcome], *, is_settled: bool = False) -> None:
         """Look after the sends of ``run`` that did not arrive; settle it when all did and nobody has."""
         refused = []
         for send, outcome in zip(run.sends, outcomes, strict=True):

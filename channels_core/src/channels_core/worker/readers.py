@@ -194,8 +194,7 @@ class ThreadReader:
                 self._outbox.unavailable(finished)
                 raise
         self._in_hand.extend(exchange.deliveries)
-        for run, outcomes in zip(finished, exchange.outcomes, strict=True):
-            self._outbox.take_outcomes(run, outcomes, is_settled=True)
+        self._outbox.take_exchange(finished, exchange)
 
     def _flush(self, *, waits: bool = True) -> None:
         if not self._flushing.acquire(blocking=waits):
@@ -213,8 +212,7 @@ class ThreadReader:
                 return
         finally:
             self._flushing.release()
-        for run, outcomes in zip(finished, exchange.outcomes, strict=True):
-            self._outbox.take_outcomes(run, outcomes, is_settled=True)
+        self._outbox.take_exchange(finished, exchange)
 
     def _run_async(self, run: Run) -> Run:
         """An ``async def`` consumer on a channel that has synchronous ones too: on this thread's own loop."""
@@ -419,4 +417,4 @@ class LoopReader:
             self._outage.begin(error)
             self._outbox.unavailable((finished,))
             return
-        self._outbox.take_outcomes(finished, exchange.outcomes[0], is_settled=True)
+        self._outbox.take_exchange((finished,), exchange)
