@@ -799,3 +799,26 @@ async def test_uncertain_frame_is_repeated_only_where_consumers_bear_it(delivery
             second = await site.taken("websocket.receive")
             assert first.content == second.content
             assert site.counters.credit_lost == 0
+
+
+async def test_what_is_logged_says_what_to_do(caplog: pytest.LogCaptureFixture) -> None:
+    backend = FlakyBackend(process_lease=60)
+    async with serving(backend=backend, validator=OnlyExample()) as site:
+        refused = site.socket(headers=[(b"host", b"example.com"), (b"origin", b"http://break.me")])
+        await refused.ended()
+        socket, reply_channel = await site.open()
+        await site.send(reply_channel, {"text": "a", "bytes": b"b"})
+        await site.send(reply_channel, {"text": "end"})
+        await socket.next()
+        backend.error = ZeroDivisionError("bug")
+        socket.push(type="websocket.receive", text="x")
+        before = backend.sends
+        await until(lambda: backend.sends > before + 1)
+        backend.back()
+        site.reply(await site.taken("websocket.receive"))
+    lines = {record.getMessage() for record in caplog.records}
+    assert lines >= {
+        "The origin validator failed; the connection is refused.",
+        "A message to a WebSocket has both text and bytes; neither is sent. Send two messages.",
+        "The backend failed to send; this is a bug in it.",
+    }
