@@ -109,9 +109,9 @@ def fired(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     for kind in (ThreadWaiter, LoopWaiter):
         fire = kind.fire
 
-        def record(waiter: Any, fire: Any = fire) -> None:
+        def record(waiter: Any, fire: Any = fire, **options: Any) -> None:
             found.append(waiter)
-            fire(waiter)
+            fire(waiter, **options)
 
         monkeypatch.setattr(kind, "fire", record)
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from channels_core.layers import AT_LEAST_ONCE, Outcome, Settlement, Turn, Verdict
+from channels_core.layers import AT_LEAST_ONCE, Delivery, Outcome, Send, Settlement, Turn, Verdict
 from channels_core.names import new_id
 from channels_core.testing.conformance.layer_laws.subject import (
     Layer,
@@ -116,6 +116,27 @@ class SettlingLaws(LayerLaws):
         layer.release(*lost)
         assert layer.statistics("jobs")[0].leased == 3, "settling after the lease ran out does nothing"
         assert layer.receive("jobs") == []
+
+    def test_what_comes_back_is_as_it_was_sent(self, open_layer: OpenLayer) -> None:
+        layer = self._open_leased(open_layer, lease=self.tick, max_attempts=3)
+        layer.send(Send("jobs", {"n": 1, "list": [1]}, {"h": 1}, 20))
+        for attempt, lose in enumerate((self._lose, self._release_begun), 1):
+            [delivery] = layer.receive("jobs")
+            assert (delivery.content, delivery.headers) == ({"n": 1, "list": [1]}, {"h": 1})
+            assert delivery.attempt == attempt
+            delivery.content["list"].append("changed by a consumer")
+            delivery.content["n"] = delivery.headers["h"] = 2
+            lose(layer, delivery)
+        [delivery] = layer.receive("jobs")
+        delivery.content.clear()
+        layer.dead(delivery, "no")
+        assert [letter.content for letter in layer.dead_letters()] == [{"n": 1, "list": [1]}]
+
+    def _lose(self, layer: Layer, delivery: Delivery) -> None:
+        self.pass_time(1.5 * self.tick)
+
+    def _release_begun(self, layer: Layer, delivery: Delivery) -> None:
+        layer.release(delivery, is_begun=True)
 
     def test_a_reader_that_waits_gets_what_comes_back(self, open_layer: OpenLayer) -> None:
         layer = self._open_leased(open_layer, lease=self.tick)
