@@ -246,9 +246,11 @@ class MemoryBackend(LayerBackend):
                 if successor is queue:
                     queue.is_dropped = False
                 else:
-                    while (entry := queue.first) is not None:
-                        queue.entries.remove(entry)
-                        successor.entries.append(entry)
+                    while queue.entries:
+                        try:
+                            successor.entries.append(queue.entries.popleft())
+                        except IndexError:  # a reader that still has the dropped queue was faster
+                            break
                         self._fire_next(successor, fired)
             self._fire_next(queue, fired)
         self._after(fired)
@@ -305,12 +307,12 @@ class MemoryBackend(LayerBackend):
             if queue.entries and queue.waiters:
                 self._fire_next(queue, fired)
 
-    def _after(self, fired: list[Waiter]) -> None:
+    def _after(self, fired: list[Waiter], *, from_anywhere: bool = False) -> None:
         """What is done without the lock: wake readers, report expired messages that want their credit back."""
         while fired:
             waiter = fired.pop(0)
             try:
-                waiter.fire()
+                waiter.fire(from_anywhere=from_anywhere)
             except RuntimeError:  # its event loop was closed while it waited
                 with self._lock:
                     self._unregister(waiter)
@@ -327,7 +329,7 @@ class MemoryBackend(LayerBackend):
             fired = [waiter for waiter in tuple(self._waiting) if not waiter.is_fired]
             for waiter in fired:
                 waiter.is_fired = True
-        self._after(fired)
+        self._after(fired, from_anywhere=True)
 
     # Receiving.
 
@@ -524,7 +526,10 @@ class MemoryBackend(LayerBackend):
         horizon = now - self.expiry
         entries, room, is_leased = queue.entries, queue.room, queue.is_leased
         while entries and limit > 0:
-            entry = entries.popleft()
+            try:
+                entry = entries.popleft()
+            except IndexError:  # a reader without the lock was faster
+                break
             send = entry.send
             if room is not None:
                 room.count -= 1
@@ -540,10 +545,12 @@ class MemoryBackend(LayerBackend):
                 queue.leased += 1
                 self._leases[entry] = queue
                 self._next_lapse = min(self._next_lapse, entry.lease_end)
+                # The reader may change what it gets, and the message may have to be delivered again as it was.
+                content, headers = _copy(send.content), dict(send.headers)
+            else:
+                content, headers = send.content, send.headers
             deliveries.append(
-                Delivery(
-                    queue.name, send.content, send.headers, entry.locals, entry.attempt, entry, is_leased
-                )
+                Delivery(queue.name, content, headers, entry.locals, entry.attempt, entry, is_leased)
             )
             limit -= 1
 
@@ -565,7 +572,7 @@ class MemoryBackend(LayerBackend):
                     break
                 self._turn += 1
                 while len(deliveries) < end and any(queue.entries for queue in queues):
-                    first = min((queue for queue in queues if queue.entries), key=_head)
+                    first = min(queues, key=_head)
                     first.served = self._turn
                     alone = len(queues) == 1
                     self._take_from(first, end - len(deliveries) if alone else 1, holder, now, deliveries)
@@ -922,8 +929,9 @@ def _all_sent(outcomes: list[list[Outcome]]) -> bool:
     return all(outcome is _SENT for of_turn in outcomes for outcome in of_turn)
 
 
-def _head(queue: Queue) -> int:
-    return queue.entries[0].sequence
+def _head(queue: Queue) -> float:
+    first = queue.first
+    return inf if first is None else first.sequence
 
 
 def _copy(value: Any) -> Any:

@@ -30,8 +30,9 @@ class Waiter:
         self.wakes = 0
         """How often the layer's ``wake`` had been called when the wait began."""
 
-    def fire(self) -> None:
-        """Wake the reader; called at most once, without the layer's lock, from any thread.
+    def fire(self, *, from_anywhere: bool = False) -> None:
+        """Wake the reader; called at most once, without the layer's lock, from any thread; with ``from_anywhere`` also
+        from a signal handler.
 
         Raises ``RuntimeError`` where the reader's event loop is closed: another waiter must have the message.
         """
@@ -48,7 +49,7 @@ class ThreadWaiter(Waiter):
         self._sleep = threading.Lock()
         self._sleep.acquire()
 
-    def fire(self) -> None:
+    def fire(self, *, from_anywhere: bool = False) -> None:
         self._sleep.release()
 
     def wait(self, seconds: float | None) -> None:
@@ -89,8 +90,9 @@ class LoopWaiter(Waiter):
         self._timer: TimerHandle | None = None
         self._is_done = False
 
-    def fire(self) -> None:
-        if threading.get_ident() == self._thread:
+    def fire(self, *, from_anywhere: bool = False) -> None:
+        # A signal handler runs in the loop's own thread while the loop sleeps, and has to interrupt that.
+        if threading.get_ident() == self._thread and not from_anywhere:
             self.loop.call_soon(self._finish)
         else:
             self.loop.call_soon_threadsafe(self._finish)
