@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import sys
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -298,6 +299,10 @@ class LoopReader:
         self._running: dict[asyncio.Task[None], Delivery] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._reading: asyncio.Task[None] | None = None
+        self._starting: Delivery | None = None
+        """Runs already, before its task exists."""
+        self._room: asyncio.Event | None = None
+        """Set when a consumer ends; made when the reader waits for that."""
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
@@ -332,7 +337,8 @@ class LoopReader:
 
     def leased(self) -> list[Delivery]:
         """The deliveries in hand whose leases must be renewed."""
-        return [delivery for delivery in list(self._running.values()) if delivery.is_leased]
+        in_hand = (self._starting, *list(self._running.values()))
+        return [delivery for delivery in in_hand if delivery is not None and delivery.is_leased]
 
     def _run(self) -> None:
         try:
@@ -346,7 +352,6 @@ class LoopReader:
 
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._slots = asyncio.Semaphore(self._config.async_slots)
         self._reading = asyncio.create_task(self._read())
         if self._is_stopping:
             self._reading.cancel()
@@ -364,17 +369,19 @@ class LoopReader:
         pause = 0.05
         while not self._is_stopping:
             try:
-                await self._slots.acquire()
-                self._slots.release()
-                free = max(1, self._config.async_slots - len(self._running))
+                while len(self._running) >= self._config.async_slots:
+                    self._room = asyncio.Event()
+                    await self._room.wait()
                 deliveries = await self._backend.areceive_batch(
-                    self._channels, limit=min(free, _LARGEST_BATCH), timeout=_WAIT, process=self.process
+                    self._channels,
+                    limit=min(self._config.async_slots - len(self._running), _LARGEST_BATCH),
+                    timeout=_WAIT,
+                    process=self.process,
                 )
-                for delivery in deliveries:
-                    await self._slots.acquire()
-                    task = asyncio.create_task(self._consume(delivery))
-                    self._running[task] = delivery
-                    task.add_done_callback(self._done)
+                for (
+                    delivery
+                ) in deliveries:  # nothing here waits: what was received has begun before anything else
+                    self._begin(delivery)
                 self._outage.end()
                 pause = 0.05
             except LayerUnavailable as error:
@@ -386,9 +393,27 @@ class LoopReader:
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE)
 
+    def _begin(self, delivery: Delivery) -> None:
+        if sys.version_info >= (3, 12):
+            self._starting = delivery
+            task = asyncio.Task(self._consume(delivery), loop=self._loop, eager_start=True)
+            self._starting = None
+            if task.done():  # most consumers never wait
+                self._report(task)
+                return
+        else:
+            task = asyncio.create_task(self._consume(delivery))
+        self._running[task] = delivery
+        task.add_done_callback(self._done)
+
     def _done(self, task: asyncio.Task[None]) -> None:
         self._running.pop(task, None)
-        self._slots.release()
+        if self._room is not None:
+            self._room.set()
+        self._report(task)
+
+    @staticmethod
+    def _report(task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("Finishing a consumer's run failed: %s", error, exc_info=error)
 
