@@ -108,12 +108,15 @@ async def test_b93_root_path_header(value: bytes, root_path: str) -> None:
         ({"headers": [(b"a", b"b\nc: d")]}, 400),
         ({"headers": [(b"a", b"b\x00")]}, 400),
         ({"headers": [(b"a", b"\x1c")]}, 400),
+        ({"headers": [(b"a", b"b\x85Origin: http://example.com")]}, 400),
+        ({"headers": [(b"a", b"\xc2\x85")]}, 400),
         ({"headers": [(b"", b"b")]}, 400),
         ({"headers": [(b"a:", b"b")]}, 400),
         ({"headers": [(b"a", b"b")] * 101}, 431),
         ({"headers": [(b"a", b"b" * 70_000)]}, 431),
         ({"headers": [(b"daphne-root-path", b"evil")]}, 400),
         ({"headers": [(b"daphne-root-path", b"//evil")]}, 400),
+        ({"headers": [(b"daphne-root-path", b"/%5cevil")]}, 400),
         ({"headers": [(b"daphne-root-path", b"/%0a")]}, 400),
         ({"headers": [(b"daphne-root-path", b"/%ff")]}, 400),
         ({"headers": [(b"content-length", b"4"), (b"content-length", b"5")]}, 400),
@@ -128,6 +131,13 @@ async def test_b94_bad_requests_are_refused_before_the_layer(scope: dict[str, An
         await request.ended()
         assert await site.nothing_on("http.request")
         assert site.counters.refused == 1
+
+
+async def test_letters_beyond_ascii_in_header_values_are_passed_on() -> None:
+    values = ["Å".encode(), "…".encode(), b"\xe9", b"a\tb"]
+    async with serving() as site:
+        site.request(headers=[(b"x", value) for value in values])
+        assert (await site.taken("http.request")).content["headers"] == [[b"x", value] for value in values]
 
 
 async def test_client_that_leaves_while_sending_the_body_enters_nothing() -> None:
@@ -200,6 +210,11 @@ async def test_b95_response_in_many_messages() -> None:
             "its header 'a' holds a control character: b'b\\x00'",
         ),
         ({"status": 200, "headers": [[b"content-length", b"x"]]}, "its Content-Length is b'x'"),
+        ({"status": 200, "headers": [[b"content-length", b"1" * 19]]}, f"its Content-Length is {b'1' * 19!r}"),
+        (
+            {"status": 200, "headers": [[b"content-length", b"1"], [b"Content-Length", b"2"]]},
+            "it has several Content-Lengths, and they differ",
+        ),
     ],
 )
 async def test_b98_bad_first_message_is_a_500(

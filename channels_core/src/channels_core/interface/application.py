@@ -84,8 +84,9 @@ class InterfaceApplication:
             self._inboxes, self._pid = {}, os.getpid()
         inbox = self._inboxes.get(loop)
         if inbox is None:
-            for other in [other for other in self._inboxes if other.is_closed()]:
-                del self._inboxes[other]
+            for other in list(self._inboxes):  # other loops do the same in their threads
+                if other.is_closed():
+                    self._inboxes.pop(other, None)
             inbox = self._inboxes[loop] = Inbox(self.layer, self.config)
         return inbox
 

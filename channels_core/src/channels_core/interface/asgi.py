@@ -24,6 +24,8 @@ def server_of(send: ServerSend) -> str:
     call: Any = send
     while hasattr(call, "func"):
         call = call.func
+    if hasattr(call, "__wrapped__"):  # a middleware's, under the name of what it wraps
+        return ""
     owner = getattr(call, "__self__", None)
     module = getattr(call, "__module__", None) or getattr(type(owner), "__module__", None) or ""
     return str(module).partition(".")[0]

@@ -59,7 +59,7 @@ def clean_request_headers(headers: Iterable[Sequence[bytes]], *, max_headers: in
             raise BadHeaders(f"More than {max_bytes} bytes of headers.", 431)
         if not _TOKEN.match(name):
             raise BadHeaders("A header name holds a character that is not allowed there.")
-        if _CONTROL.search(value):
+        if _has_control(value):
             raise BadHeaders("A header value holds a control character.")
         if b"_" not in name:
             clean.append([bytes(name).lower(), bytes(value).strip(b" \t")])
@@ -84,7 +84,8 @@ def root_path_of(headers: Headers, server_root: str) -> str:
         path = unquote_to_bytes(values[-1]).decode()
     except UnicodeDecodeError:
         raise BadHeaders("Daphne-Root-Path is not UTF-8.") from None
-    if (path and not path.startswith("/")) or path.startswith("//") or not path.isprintable():
+    # Browsers take a backslash for a slash, and links that begin with two of them lead to another site.
+    if path and not (path.startswith("/") and path.isprintable() and path[1:2] not in ("/", "\\")):
         raise BadHeaders("Daphne-Root-Path is not a path.")
     return path.rstrip("/")
 
@@ -106,7 +107,7 @@ def clean_response_headers(headers: Any, *, is_handshake: bool = False) -> list[
         name, value = _octets(pair[0]).lower(), _octets(pair[1]).strip(b" \t")
         if not _TOKEN.match(name):
             raise BadReply(f"its header name {name!r:.80} holds characters that are not allowed there")
-        if _CONTROL.search(value):
+        if _has_control(value):
             raise BadReply(f"its header {name.decode()!r} holds a control character: {value!r:.80}")
         if name in _HOP_BY_HOP:
             continue
@@ -114,6 +115,19 @@ def clean_response_headers(headers: Any, *, is_handshake: bool = False) -> list[
             raise BadReply(f"its header {name.decode()!r} belongs to the handshake, which is the server's")
         clean.append((name, value))
     return clean
+
+
+def _has_control(value: bytes) -> bool:
+    """Whether ``value`` holds a control character: also NEL, 0x85, at which text is split into lines (CVE-2026-44546),
+    but not where that byte is part of a letter in UTF-8."""
+    if _CONTROL.search(value):
+        return True
+    if b"\x85" in value:
+        try:
+            return "\x85" in value.decode()
+        except UnicodeDecodeError:
+            return True
+    return False
 
 
 def _octets(value: Any) -> bytes:

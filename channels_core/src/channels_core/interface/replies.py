@@ -15,6 +15,7 @@ logger = logging.getLogger("channels.interface")
 
 _SOCKET_KEYS: Final = frozenset({"accept", "text", "bytes", "close", "subprotocol", "headers"})
 _REPLACED_CODE: Final = 1011
+_LONGEST_NUMBER: Final = 18
 
 
 class SocketReply:
@@ -112,9 +113,12 @@ def read_response_start(content: Mapping[str, Any]) -> tuple[int, list[tuple[byt
     if isinstance(status, bool) or not isinstance(status, int) or not 200 <= status <= 599:
         raise BadReply(f"its status is {status!r:.80}; it must be a number from 200 to 599")
     headers = clean_response_headers(content.get("headers") or [])
-    for name, value in headers:
-        if name == b"content-length" and not value.isdigit():
+    lengths = {value for name, value in headers if name == b"content-length"}
+    for value in lengths:
+        if not value.isdigit() or len(value) > _LONGEST_NUMBER:
             raise BadReply(f"its Content-Length is {value!r:.80}")
+    if len(lengths) > 1:
+        raise BadReply("it has several Content-Lengths, and they differ")
     return status, headers
 
 

@@ -1,0 +1,180 @@
+"""What must hold when thousands come and go, when a middleware dresses up as the server, and when workers die."""
+
+import asyncio
+import functools
+import gc
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+from websockets.asyncio.client import connect
+
+from asgi_wire import Site, SteppedWire, Wire, serving, websocket_scope
+from channels_core import Group, Message
+from channels_core.interface.inbox import Inbox
+from channels_core.worker import Worker
+from workbench import Table
+
+
+def accept(message: Message) -> None:
+    Group("all", channel_layer=message.channel_layer).add(message.reply_channel or "")
+    reply(message, {"accept": True})
+
+
+def echo(message: Message) -> None:
+    reply(message, {"text": message["text"]})
+
+
+def nothing(message: Message) -> None:
+    """Takes note of nothing."""
+
+
+def page(message: Message) -> None:
+    reply(message, {"status": 200, "content": message["path"].encode()})
+
+
+def reply(message: Message, content: dict[str, Any]) -> None:
+    assert message.reply_channel is not None
+    message.reply_channel.send(content)
+
+
+ROUTES = {
+    "websocket.connect": accept,
+    "websocket.receive": echo,
+    "websocket.disconnect": nothing,
+    "http.request": page,
+}
+
+
+def inbox_of(site: Site) -> Inbox:
+    (inbox,) = site.application._inboxes.values()
+    return inbox
+
+
+async def settled(site: Site) -> None:
+    """Wait until every connection has said goodbye and the workers have heard it."""
+    async with asyncio.timeout(20):
+        while not inbox_of(site).is_empty or any(queue.entries for queue in site.backend._queues.values()):  # type: ignore[attr-defined]  # the memory layer's
+            await asyncio.sleep(0.01)
+
+
+def objects() -> Counter[str]:
+    gc.collect()
+    return Counter(type(one).__name__ for one in gc.get_objects())
+
+
+def resident() -> int:
+    """MiB of this process in memory."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096 // 2**20
+
+
+async def visit(site: Site, number: int) -> None:
+    """Come and go in one of several ways."""
+    way = number % 5
+    if way == 0:
+        request = site.request(f"/{number}")
+        await request.next()
+        assert (await request.next())["body"] == b"/%d" % number
+        await request.ended()
+        return
+    wire = site.socket(f"/{number}")
+    if way == 1:
+        wire.push(type="websocket.disconnect", code=1006)
+    else:
+        assert (await wire.next())["type"] == "websocket.accept"
+        wire.push(type="websocket.receive", text=str(number))
+        if way == 2:
+            assert (await wire.next())["text"] == str(number)
+        if way == 3:
+            assert wire.task is not None
+            wire.task.cancel()
+            await asyncio.wait({wire.task})
+            return
+        wire.push(type="websocket.disconnect", code=1001)
+    await wire.ended()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize("wire", [SteppedWire, Wire], ids=["stepped", "task"])
+async def test_ten_thousand_connections_leave_nothing_behind(wire: type[Wire]) -> None:
+    async with serving(wire=wire, has_worker=False) as site:
+        site.layer.router = Table(ROUTES)
+        worker = Worker(site.layer)
+        worker.start()
+        try:
+            for number in range(0, 1000, 50):
+                await asyncio.gather(*(visit(site, number + one) for one in range(50)))
+            await settled(site)
+            before, size = objects(), resident()
+            for number in range(0, 10_000, 50):
+                await asyncio.gather(*(visit(site, number + one) for one in range(50)))
+            await settled(site)
+            more = objects() - before
+            assert more.total() < 500, more.most_common(5)
+            assert resident() - size < 16
+            assert await site.layer.agroup_count("all") == 0
+            assert site.backend.groups() == {}
+            assert site.counters.credit_lost == 0
+        finally:
+            assert worker.stop(5)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+async def test_thousand_real_sockets_leave_nothing_behind() -> None:
+    async with serving(has_worker=False) as site:
+        site.layer.router = Table(ROUTES)
+        worker = Worker(site.layer)
+        worker.start()
+        config = uvicorn.Config(site.application, port=0, log_level="warning", ws="websockets-sansio")
+        server = uvicorn.Server(config)
+        running = asyncio.create_task(server.serve())
+        while not server.started:
+            await asyncio.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+
+        async def talk(number: int) -> None:
+            async with connect(f"ws://127.0.0.1:{port}/{number}", proxy=None, compression=None) as client:
+                await client.send(str(number))
+                assert await client.recv() == str(number)
+                if number % 3 == 0:
+                    client.transport.abort()
+
+        try:
+            for number in range(0, 200, 50):
+                await asyncio.gather(*(talk(number + one) for one in range(50)))
+            await settled(site)
+            before, size = objects(), resident()
+            for number in range(0, 1000, 50):
+                await asyncio.gather(*(talk(number + one) for one in range(50)))
+            await settled(site)
+            more = objects() - before
+            assert more.total() < 500, more.most_common(5)
+            assert resident() - size < 8
+            assert site.backend.groups() == {}
+        finally:
+            server.should_exit = True
+            await running
+            assert worker.stop(5)
+
+
+async def test_send_of_a_middleware_under_the_servers_name_is_not_driven_by_hand() -> None:
+    async with serving() as site:
+
+        async def middleware(scope: Any, receive: Any, send: Any) -> None:
+            @functools.wraps(send)
+            async def traced(event: Any) -> None:
+                async with asyncio.timeout(5):  # asks for the current task
+                    await send(event)
+
+            await site.application(scope, receive, traced)
+
+        wire = SteppedWire(middleware, websocket_scope()).start({"type": "websocket.connect"})
+        connect_message = await site.taken("websocket.connect")
+        site.reply(connect_message, {"accept": True})
+        assert (await wire.next())["type"] == "websocket.accept"
+        await site.send(connect_message.content["reply_channel"], {"text": "hello"})
+        assert await wire.next() == {"type": "websocket.send", "text": "hello"}
