@@ -162,19 +162,25 @@ async def test_thousand_real_sockets_leave_nothing_behind() -> None:
 
 
 async def test_send_of_a_middleware_under_the_servers_name_is_not_driven_by_hand() -> None:
+    """Its time limit would fall on the task that receives for everybody."""
     async with serving() as site:
+        neighbour, neighbour_channel = await site.open("/neighbour")
 
         async def middleware(scope: Any, receive: Any, send: Any) -> None:
             @functools.wraps(send)
-            async def traced(event: Any) -> None:
-                async with asyncio.timeout(5):  # asks for the current task
+            async def limited(event: Any) -> None:
+                async with asyncio.timeout(0.05):
                     await send(event)
 
-            await site.application(scope, receive, traced)
+            await site.application(scope, receive, limited)
 
         wire = SteppedWire(middleware, websocket_scope()).start({"type": "websocket.connect"})
         connect_message = await site.taken("websocket.connect")
         site.reply(connect_message, {"accept": True})
         assert (await wire.next())["type"] == "websocket.accept"
-        await site.send(connect_message.content["reply_channel"], {"text": "hello"})
-        assert await wire.next() == {"type": "websocket.send", "text": "hello"}
+        wire.gate.clear()
+        await site.send(connect_message.content["reply_channel"], {"text": "to a slow client"})
+        await asyncio.sleep(0.2)  # longer than the limit
+        await site.send(neighbour_channel, {"text": "hello"})
+        assert await neighbour.next() == {"type": "websocket.send", "text": "hello"}
+        wire.gate.set()
