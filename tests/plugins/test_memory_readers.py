@@ -156,6 +156,46 @@ def test_reader_that_goes_to_sleep_is_woken_at_every_line() -> None:
         assert time.monotonic() - begun < 1.5, f"the wake-up was lost at line {step}"
 
 
+@LOOPS
+def test_task_that_goes_to_sleep_is_woken_at_every_line(new_loop: MakeLoop) -> None:
+    for step in range(1000):
+        backend = MemoryBackend()
+        begun = time.monotonic()
+        with asyncio.Runner(loop_factory=new_loop) as runner:
+            runner.get_loop()
+            with Interruption(step, partial(send_all, backend, "a", range(1))) as interruption:
+                got = runner.run(backend.areceive_batch(["a", "b"], timeout=2.0))
+        if interruption.reached_at > begun + 1.5:
+            assert step > 20
+            return
+        assert len(got) == 1
+        assert time.monotonic() - begun < 1.5, f"the wake-up was lost at line {step}"
+
+
+@LOOPS
+def test_task_that_is_cancelled_while_a_message_comes_loses_none_at_every_line(new_loop: MakeLoop) -> None:
+    for step in range(1000):
+        backend = MemoryBackend()
+
+        async def give_up(backend: MemoryBackend = backend) -> list[Delivery]:
+            task = asyncio.create_task(backend.areceive_batch(["a"]))
+            await asyncio.sleep(0)
+            asyncio.get_running_loop().call_soon(task.cancel)
+            await asyncio.wait({task})
+            return [] if task.cancelled() else task.result()
+
+        with asyncio.Runner(loop_factory=new_loop) as runner:
+            runner.get_loop()
+            with Interruption(step, partial(send_all, backend, "a", range(1))) as interruption:
+                got = runner.run(give_up())
+        got += backend.receive_batch(["a"], timeout=0)
+        assert len(got) == int(interruption.is_reached)
+        assert backend._waiting == set()
+        if not interruption.is_reached:
+            assert step > 20
+            return
+
+
 def test_queue_is_swept_while_it_is_sent_to_at_every_line() -> None:
     for step in range(1000):
         backend = MemoryBackend()
