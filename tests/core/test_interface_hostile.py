@@ -12,10 +12,11 @@ import pytest
 import uvicorn
 from websockets.asyncio.client import connect
 
-from asgi_wire import Site, SteppedWire, Wire, serving, websocket_scope
+from asgi_wire import FutureWire, Site, SteppedWire, WaitingBackend, Wire, serving, websocket_scope
 from channels_core import Group, Message
 from channels_core.interface.inbox import Inbox
 from channels_core.worker import Worker
+from channels_layer_memory import MemoryBackend
 from workbench import Table
 
 
@@ -159,6 +160,84 @@ async def test_thousand_real_sockets_leave_nothing_behind() -> None:
             server.should_exit = True
             await running
             assert worker.stop(5)
+
+
+@pytest.mark.parametrize("backend", [MemoryBackend, WaitingBackend], ids=["memory", "waiting"])
+@pytest.mark.parametrize("wire", [SteppedWire, FutureWire, Wire], ids=["stepped", "future", "task"])
+async def test_disconnect_follows_connect_whenever_a_connection_ends(
+    wire: type[Wire], backend: type[MemoryBackend]
+) -> None:
+    """The server gives up, or the client leaves, at every turn of the loop: accepted, refused, slow, or silent."""
+    heard: dict[str, list[tuple[str, int]]] = {}
+
+    def note(message: Message) -> None:
+        assert message.reply_channel is not None
+        heard.setdefault(message.reply_channel.name, []).append((str(message.channel), message["order"]))
+
+    def connect_as_asked(message: Message) -> None:
+        note(message)
+        answers: dict[str, dict[str, Any]] = {
+            "/refused": {"accept": False},
+            "/farewell": {"text": "bye", "close": 4000},
+            "/silent": {},
+        }
+        reply(message, answers.get(message["path"], {"accept": True}))
+
+    def receive(message: Message) -> None:
+        note(message)
+        reply(message, {"text": message["text"]})
+
+    routes = {
+        "websocket.connect": connect_as_asked,
+        "websocket.receive": receive,
+        "websocket.disconnect": note,
+    }
+    options = {"websocket_handshake_timeout": 0.2, "credit_timeout": 5.0 if backend is MemoryBackend else 1.0}
+    async with serving(wire=wire, backend=backend(process_lease=60), has_worker=False, **options) as site:
+        site.layer.router = Table(routes)
+        worker = Worker(site.layer)
+        worker.start()
+        await site.application._inbox().ready(5)
+        endings = [
+            lambda one: one.task.cancel(),
+            lambda one: one.push(type="websocket.disconnect", code=1006),
+        ]
+        try:
+            for path in ("/accepted", "/refused", "/farewell", "/silent"):
+                wires = []
+                for end in endings:
+                    for turns in range(40):
+                        one = site.socket(path)
+                        one.push(type="websocket.receive", text="1")
+                        one.push(type="websocket.receive", text="2")
+                        if turns % 3 == 2:
+                            one.gate.clear()
+                        for _ in range(turns):
+                            await asyncio.sleep(0)
+                        end(one)
+                        wires.append(one)
+                await asyncio.sleep(0.05)
+                for one in wires:
+                    one.gate.set()
+                await asyncio.wait({one.task for one in wires if one.task is not None}, timeout=10)
+                await settled(site)
+                for one in wires:
+                    assert one.task is not None
+                    assert one.task.done()
+                    assert one.task.cancelled() or one.task.exception() is None
+        finally:
+            assert worker.stop(5)
+        for events in heard.values():
+            kinds, orders = zip(*events, strict=True)
+            assert kinds.count("websocket.disconnect") == 1
+            assert kinds[-1] == "websocket.disconnect"
+            if backend is MemoryBackend:
+                assert orders == tuple(range(len(events)))
+            else:  # what was cancelled on its way to the layer is taken for sent, as nobody can know
+                assert list(orders) == sorted(set(orders))
+            assert kinds[0] == "websocket.connect" or (backend is not MemoryBackend and len(kinds) == 1)
+        if backend is MemoryBackend:
+            assert site.counters.credit_lost == 0
 
 
 async def test_send_of_a_middleware_under_the_servers_name_is_not_driven_by_hand() -> None:
