@@ -1,9 +1,11 @@
 """The worker among hostile messages, consumers and hooks: it goes on, and loses neither messages nor credits."""
 
 import asyncio
+import gc
 import logging
 import re
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -197,6 +199,31 @@ def test_a_log_handler_that_fails_costs_no_message(bench: Bench) -> None:
         assert_goes_on(socket)
     finally:
         logging.getLogger("channels.worker").removeHandler(handler)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_failed_message_is_no_garbage_for_the_cycle_collector(is_async: bool) -> None:
+    def consumer(message: Message) -> None:
+        raise RuntimeError("broken")
+
+    async def aconsumer(message: Message) -> None:
+        raise RuntimeError("broken")
+
+    logger = logging.getLogger("channels.worker")
+    logger.setLevel(logging.CRITICAL + 1)  # whoever keeps log records keeps their tracebacks
+    layer = ChannelLayer(MemoryBackend())
+    layer.router = Table({"in": aconsumer if is_async else consumer})
+    runner = Runner(layer, message_retries=10, middleware=(), events=None, callback=None)
+    gc.disable()
+    try:
+        run = runner.begin(Delivery("in", {}, {}))
+        message = weakref.ref(run.message)
+        run = asyncio.run(runner.arun(run)) if is_async else runner.run(run)
+        del run
+        assert message() is None
+    finally:
+        gc.enable()
+        logger.setLevel(logging.NOTSET)
 
 
 # What hooks raise.

@@ -182,7 +182,12 @@ class Runner:
             error = raised
         finally:
             current_held.reset(token)
-        return self._conclude(run, error)
+        try:
+            return self._conclude(run, error)
+        finally:
+            error = (
+                None  # its traceback holds this frame: a failed message need not wait for the cycle collector
+            )
 
     def finish_thread(self) -> None:
         """Tell the events that this thread runs no more consumers."""
@@ -220,7 +225,12 @@ class Runner:
             error = raised
         finally:
             current_held.reset(token)
-        return self._conclude(run, error)
+        try:
+            return self._conclude(run, error)
+        finally:
+            error = (
+                None  # its traceback holds this frame: a failed message need not wait for the cycle collector
+            )
 
     def _conclude(self, run: Run, error: BaseException | None) -> Run:
         run.close()

@@ -65,7 +65,7 @@ class Supervisor:
             for number, handler in before.items():
                 signal.signal(number, handler)
         # A child that was told to stop before it listened for signals had begun nothing.
-        clean = {0, -signal.SIGTERM}
+        clean = {0, -signal.SIGTERM, -signal.SIGINT}
         return 0 if all(child.returncode in clean for child in self._children) else 1
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
