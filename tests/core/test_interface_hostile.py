@@ -240,6 +240,33 @@ async def test_disconnect_follows_connect_whenever_a_connection_ends(
             assert site.counters.credit_lost == 0
 
 
+@pytest.mark.parametrize("ending", ["cancelled", "longer than announced", "over the limit", "left"])
+async def test_consumer_is_told_at_once_when_the_rest_of_a_body_will_not_come(ending: str) -> None:
+    """Otherwise each broken upload holds a worker's thread until the body's timeout."""
+    headers = [(b"content-length", b"100000")] if ending == "longer than announced" else []
+    async with serving(max_body_size=200_000) as site:
+        parts = [{"type": "http.request", "body": b"x" * 90_000, "more_body": True}]
+        request = site.request("/", *parts, headers=headers)
+        channel = (await site.taken("http.request")).content["body_channel"]
+        if ending == "cancelled":
+            assert request.task is not None
+            request.task.cancel()
+        elif ending == "left":
+            request.push(type="http.disconnect")
+        else:
+            request.push(type="http.request", body=b"x" * (30_000 if headers else 150_000), more_body=True)
+            status = 400 if headers else 413
+            assert (await request.next())["status"] == status
+        while True:
+            chunk = (await site.taken(channel)).content
+            if chunk.get("closed"):
+                break
+            assert chunk["more_content"]
+        assert (await site.taken("http.disconnect")).content["path"] == "/"
+        assert request.task is not None
+        await asyncio.wait({request.task})
+
+
 async def test_send_of_a_middleware_under_the_servers_name_is_not_driven_by_hand() -> None:
     """Its time limit would fall on the task that receives for everybody."""
     async with serving() as site:

@@ -55,6 +55,7 @@ class _Ending(enum.Enum):
     OVERRUN = "its consumer sends faster than the client takes, without pacing"
     ABORTED = "the server stops"
     BROKEN = "its consumer failed in the middle"
+    REFUSED = "its body is longer than it may be"
 
 
 class _Refused(Exception):
@@ -129,9 +130,13 @@ class HttpRequest:
                 await self._upload_until_answered(rest, receive)
             await self._respond(receive)
         except (_Refused, BadHeaders) as refused:
+            self._ending = _Ending.REFUSED
             await self._answer(refused.status, str(refused))
         except _Interrupted:
             await self._conclude()
+        except BaseException:  # the server gave up: the consumer is to know
+            self._ending = self._ending or _Ending.ABORTED
+            raise
         finally:
             self._end()
 
