@@ -33,6 +33,8 @@ class Run:
     machine: Mapping[str, str]
     servers: Mapping[str, ServerInfo]
     figures: Mapping[str, Rounds]
+    failures: Mapping[str, Mapping[str, str]]
+    """For each scenario the contestants that gave up, and why."""
     profiles: Mapping[str, str]
 
 
@@ -48,7 +50,10 @@ def render(run: Run) -> str:
         INTRODUCTION,
         _render_origin(run),
         _render_targets(run),
-        *(render_scenario(SCENARIOS[name], rounds) for name, rounds in run.figures.items()),
+        *(
+            render_scenario(SCENARIOS[name], rounds, run.failures.get(name, {}))
+            for name, rounds in run.figures.items()
+        ),
     ]
     if run.profiles:
         parts.append("## Where the time goes\n")
@@ -72,8 +77,8 @@ def _render_origin(run: Run) -> str:
     return "\n".join(lines) + "\n"
 
 
-def render_scenario(scenario: Scenario, rounds: Rounds) -> str:
-    """One table: a row for each contestant that was measured."""
+def render_scenario(scenario: Scenario, rounds: Rounds, failures: Mapping[str, str]) -> str:
+    """One table: a row for each contestant that was measured; below it, who gave up."""
     first, *others = scenario.metrics
     head = ["", f"{first.title} ({first.unit})"]
     baseline = rounds.get(scenario.baseline)
@@ -88,7 +93,9 @@ def render_scenario(scenario: Scenario, rounds: Rounds) -> str:
             row.append(f"{median_of(measured, first.name) / reference:.2f}" if reference else "-")
         row += [_number(metric, median_of(measured, metric.name)) for metric in others]
         rows.append(row)
-    return "\n".join((f"## {scenario.title}\n", scenario.explanation + "\n", *_table(head, rows))) + "\n"
+    lines = [f"## {scenario.title}\n", scenario.explanation + "\n", *_table(head, rows)]
+    lines += [f"\n{CONTESTANTS[name].title}: gave up. {reason}" for name, reason in failures.items()]
+    return "\n".join(lines) + "\n"
 
 
 def _render_targets(run: Run) -> str:

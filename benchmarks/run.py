@@ -48,22 +48,32 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def measure(
     scenario: Scenario, names: Iterable[str], *, rounds: int, size: Size
-) -> tuple[dict[str, list[dict[str, float]]], dict[str, ServerInfo]]:
-    """The figures of every round, and what the servers said of themselves."""
+) -> tuple[dict[str, list[dict[str, float]]], dict[str, ServerInfo], dict[str, str]]:
+    """The figures of every round, what the servers said of themselves, and who gave up, and why.
+
+    A contestant that fails in one round is not tried in the next.
+    """
     figures: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     servers: dict[str, ServerInfo] = {}
+    failures: dict[str, str] = {}
     for number in range(rounds):
         for name, measured in figures.items():
-            if number and name in scenario.once:
+            if name in failures or (number and name in scenario.once):
                 continue
-            seen = scenario.measure(CONTESTANTS[name], size)
+            try:
+                seen = scenario.measure(CONTESTANTS[name], size)
+            except BenchError as error:
+                failures[name] = str(error).splitlines()[0]
+                print(f"{scenario.name} round {number + 1}/{rounds} {name}: {error}", file=sys.stderr)
+                continue
             measured.append(dict(seen.values))
             if seen.server is not None:
                 servers[name] = seen.server
             first = scenario.metrics[0]
             value = f"{seen.values[first.name]:,.{first.digits}f} {first.unit}"
             print(f"{scenario.name} round {number + 1}/{rounds} {name}: {value}", file=sys.stderr)
-    return figures, servers
+    measured_ones = {name: measured for name, measured in figures.items() if measured}
+    return measured_ones, servers, failures
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -72,7 +82,7 @@ def main(arguments: list[str] | None = None) -> None:
     size = QUICK if options.quick else WHOLE
     chosen = set(options.contestant or CONTESTANTS)
     state = machine()
-    figures, servers, profiles = {}, {}, {}
+    figures, servers, failures, profiles = {}, {}, {}, {}
     for name in () if options.profile else options.scenario or SCENARIOS:
         scenario = SCENARIOS[name]
         names = [contestant for contestant in scenario.contestants if contestant in chosen]
@@ -80,9 +90,9 @@ def main(arguments: list[str] | None = None) -> None:
             names = [contestant for contestant in names if contestant not in scenario.once]
         if not names:
             continue
-        figures[name], seen = measure(scenario, names, rounds=options.rounds, size=size)
+        figures[name], seen, failures[name] = measure(scenario, names, rounds=options.rounds, size=size)
         servers.update(seen)
-        print(render_scenario(scenario, figures[name]), flush=True)
+        print(render_scenario(scenario, figures[name], failures[name]), flush=True)
     is_whole = not (options.scenario or options.contestant or options.profile)
     if options.profile or (is_whole and not options.no_profile):
         for name in (name for name in PROFILED if name in chosen):
@@ -95,6 +105,7 @@ def main(arguments: list[str] | None = None) -> None:
             machine=state,
             servers=servers,
             figures=figures,
+            failures=failures,
             profiles=profiles,
         )
         RESULTS.write_text(render(run))

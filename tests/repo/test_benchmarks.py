@@ -53,9 +53,10 @@ def test_the_table_shows_medians_spreads_and_ratios() -> None:
         "channels4-layer": [{"pairs": 100.0}, {"pairs": 300.0}, {"pairs": 200.0}],
         "ours-layer": [{"pairs": 500.0}],
     }
-    table = render_scenario(SCENARIOS["layer"], rounds)
+    table = render_scenario(SCENARIOS["layer"], rounds, {"channels4-layer": "No answer for 60 seconds"})
     assert "| Channels 4, in-memory layer | 200 (100-300) | 1.00 |" in table
     assert "| ours, memory layer | 500 (1 round) | 2.50 |" in table
+    assert table.endswith("\nChannels 4, in-memory layer: gave up. No answer for 60 seconds\n")
 
 
 def test_targets_are_judged_by_medians_alone_and_against_the_others() -> None:
@@ -72,7 +73,15 @@ def test_targets_are_judged_by_medians_alone_and_against_the_others() -> None:
         "layer": {"ours-layer": [{"pairs": 200_001.0}]},
     }
     text = render(
-        Run(date="today", rounds=1, machine={"CPUs": "2"}, servers={}, figures=figures, profiles={})
+        Run(
+            date="today",
+            rounds=1,
+            machine={"CPUs": "2"},
+            servers={},
+            figures=figures,
+            failures={},
+            profiles={},
+        )
     )
     wanted = "echoes at least 0.55 of bare, aim 0.70"
     assert f"| WebSocket echo, 50 connections | ours, sync consumer | {wanted} | 0.56 | reached |" in text
