@@ -59,7 +59,7 @@ def clean_request_headers(headers: Iterable[Sequence[bytes]], *, max_headers: in
             raise BadHeaders(f"More than {max_bytes} bytes of headers.", 431)
         if not _TOKEN.match(name):
             raise BadHeaders("A header name holds a character that is not allowed there.")
-        if _has_control(value):
+        if _CONTROL.search(value) or (b"\x85" in value and _breaks_lines(value)):
             raise BadHeaders("A header value holds a control character.")
         if b"_" not in name:
             clean.append([bytes(name).lower(), bytes(value).strip(b" \t")])
@@ -107,7 +107,7 @@ def clean_response_headers(headers: Any, *, is_handshake: bool = False) -> list[
         name, value = _octets(pair[0]).lower(), _octets(pair[1]).strip(b" \t")
         if not _TOKEN.match(name):
             raise BadReply(f"its header name {name!r:.80} holds characters that are not allowed there")
-        if _has_control(value):
+        if _CONTROL.search(value) or (b"\x85" in value and _breaks_lines(value)):
             raise BadReply(f"its header {name.decode()!r} holds a control character: {value!r:.80}")
         if name in _HOP_BY_HOP:
             continue
@@ -117,17 +117,13 @@ def clean_response_headers(headers: Any, *, is_handshake: bool = False) -> list[
     return clean
 
 
-def _has_control(value: bytes) -> bool:
-    """Whether ``value`` holds a control character: also NEL, 0x85, at which text is split into lines (CVE-2026-44546),
-    but not where that byte is part of a letter in UTF-8."""
-    if _CONTROL.search(value):
+def _breaks_lines(value: bytes) -> bool:
+    """Whether ``value``, which has the byte 0x85, holds a NEL, at which text is split into lines (CVE-2026-44546); that
+    byte may also be a part of a letter in UTF-8."""
+    try:
+        return "\x85" in value.decode()
+    except UnicodeDecodeError:
         return True
-    if b"\x85" in value:
-        try:
-            return "\x85" in value.decode()
-        except UnicodeDecodeError:
-            return True
-    return False
 
 
 def _octets(value: Any) -> bytes:
