@@ -9,18 +9,17 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 import uvicorn
+from asgiref.sync import sync_to_async
 from django.contrib.sessions.models import Session
+from django.db import connections
 from django.test import override_settings
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from channels_core import channel_layers
-from channels_core.config import WorkerConfig
 from channels_core.interface import InterfaceApplication
-from channels_core.worker import Worker
 from channels_django import get_asgi_application
-from channels_django.default_routes import with_default_routes
-from channels_django.http import ViewConsumer
+from channels_django.workers import make_worker
 
 SITE = override_settings(
     ROOT_URLCONF="testsite.visitors",
@@ -45,9 +44,7 @@ async def site() -> AsyncIterator[Served]:
     """The application as production servers load it, with default settings, and workers beside it."""
     with SITE:
         application = get_asgi_application()
-        layer = channel_layers["default"]
-        layer.router = with_default_routes(layer.router, ViewConsumer())
-        worker = Worker(layer, config=WorkerConfig(threads=4))
+        worker = make_worker(channel_layers["default"], threads=4)
         worker.start()
         server = uvicorn.Server(
             uvicorn.Config(application, port=0, log_level="warning", ws="websockets-sansio")
@@ -61,6 +58,7 @@ async def site() -> AsyncIterator[Served]:
             server.should_exit = True
             await running
             assert await asyncio.to_thread(worker.stop, 10)
+            await sync_to_async(connections.close_all)()  # of the thread in which this test asked
 
 
 async def test_cross_site_websockets_are_refused_before_anything_enters_the_layer() -> None:
