@@ -1018,16 +1018,21 @@ def test_stopping_again_or_at_once_from_many_threads_is_one_stop(bench: Bench) -
     assert bench.backend.processes() == []
 
 
-def test_a_consumers_exit_is_asked_for_once_where_nobody_listens(bench: Bench) -> None:
+def test_a_consumers_exit_stops_a_worker_also_where_nobody_waits_for_it(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
     def consumer(message: Message) -> None:
         raise SystemExit
 
-    worker = bench.work({"in": consumer})
+    bench.work({"in": consumer}, config=WorkerConfig(threads=2))
     bench.layer.send("in", {})
-    wait_until(worker._requests.qsize)
-    threading.Event().wait(0.3)
+    wait_until(lambda: bench.backend.processes() == [])
 
-    assert worker._requests.qsize() == 1
+    (text,) = [one for one in caplog.messages if one.startswith("The worker")]
+    assert text == (
+        "The worker of layer 'default' stops: a consumer raised SystemExit or KeyboardInterrupt, or a thread"
+        " failed."
+    )
 
 
 @pytest.mark.parametrize("is_async", [False, True])

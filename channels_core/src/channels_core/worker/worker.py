@@ -96,6 +96,8 @@ class Worker:
             )
         self.process: str | None = None
         self._requests: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._is_heard = False
+        """Whether :meth:`run` waits for requests to stop."""
         self._has_asked = False
         self._has_ended = threading.Event()
         self._watchdog = threading.Thread(target=self._watch, name="channels-worker-watchdog", daemon=True)
@@ -116,6 +118,7 @@ class Worker:
 
     def run(self) -> None:
         """:meth:`start`, wait for :meth:`request_stop` or a consumer's SystemExit, :meth:`stop`."""
+        self._is_heard = True
         self.start()
         try:
             while not self._is_stop_requested():
@@ -184,7 +187,7 @@ class Worker:
                     reader.relieve()
                     if reader.must_stop and not self._has_asked:
                         self._has_asked = True
-                        self.request_stop()
+                        self._end_by_itself()
                 now = monotonic()
                 if now >= leases_due:
                     leases_due = now + backend.lease / 3
@@ -199,6 +202,15 @@ class Worker:
                 continue  # the readers report it
             except Exception:
                 logger.exception("The worker's watchdog failed; it goes on.")
+
+    def _end_by_itself(self) -> None:
+        logger.warning(
+            "The worker of layer %r stops: a consumer raised SystemExit or KeyboardInterrupt, or a thread failed.",
+            self.layer.alias,
+        )
+        self.request_stop()
+        if not self._is_heard:
+            threading.Thread(target=self.stop, name="channels-worker-stop", daemon=True).start()
 
     def _renew_process(self) -> None:
         backend = self.layer.backend
