@@ -210,7 +210,10 @@ async def test_b95_response_in_many_messages() -> None:
             "its header 'a' holds a control character: b'b\\x00'",
         ),
         ({"status": 200, "headers": [[b"content-length", b"x"]]}, "its Content-Length is b'x'"),
-        ({"status": 200, "headers": [[b"content-length", b"1" * 19]]}, f"its Content-Length is {b'1' * 19!r}"),
+        (
+            {"status": 200, "headers": [[b"content-length", b"1" * 19]]},
+            f"its Content-Length is {b'1' * 19!r}",
+        ),
         (
             {"status": 200, "headers": [[b"content-length", b"1"], [b"Content-Length", b"2"]]},
             "it has several Content-Lengths, and they differ",
