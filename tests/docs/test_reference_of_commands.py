@@ -1,5 +1,6 @@
 """docs/reference/cli.md and the commands say the same: every option, and the output that the page shows."""
 
+import os
 import re
 import subprocess
 import sys
@@ -40,7 +41,9 @@ def shown(title: str, command: str) -> str:
 
 
 def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    """The command as from a shell: without the settings that tests of this process have chosen."""
+    environment = {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, env=environment)
 
 
 def offered(*command: str | Path) -> set[str]:

@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from channels_core.exceptions import LayerUnavailable
 from channels_core.headers import CREDIT
 from channels_core.layers import (
     AT_LEAST_ONCE,
@@ -67,6 +68,7 @@ class SqliteBackend(LayerBackend):
         self._wakes = 0
         self._connection: sqlite3.Connection | None = None
         self._connected = 0
+        self._is_closed = False
         self._expired: list[Mapping[str, str | int]] = []
 
     # Every operation is one transaction, which begins by doing what has become due.
@@ -89,6 +91,8 @@ class SqliteBackend(LayerBackend):
             self.on_expired(expired)
 
     def _connect(self) -> sqlite3.Connection:
+        if self._is_closed:
+            raise LayerUnavailable(f"The layer in {self._path} is closed. Make another one.")
         connection = sqlite3.connect(self._path, timeout=30, isolation_level=None, check_same_thread=False)
         connection.row_factory = sqlite3.Row
         connection.execute("PRAGMA journal_mode=WAL")
@@ -545,6 +549,7 @@ class SqliteBackend(LayerBackend):
     def close(self) -> None:
         self.wake()
         with self._lock:
+            self._is_closed = True
             self._disconnect()
         super().close()
 
