@@ -35,12 +35,8 @@ _QUICK = 0.0005
 _LONGEST_PAUSE = 5.0
 
 
-class ThreadReader:
-    """Reads the channels that have synchronous consumers, in a thread of its own.
-
-    It takes no more messages than it can begin within ``prefetch_time``. :meth:`relieve`, called by the worker's
-    watchdog, gives back what waits behind a slow handler.
-    """
+class _Reader:
+    """What both readers are made of: what they read and run, and a thread."""
 
     def __init__(
         self,
@@ -62,6 +58,40 @@ class ThreadReader:
         self.must_stop = False
         """Whether a consumer asked for the worker's end."""
         self._is_stopping = False
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def _run(self) -> None:
+        raise AssertionError("each reader says what its thread does")
+
+    def start(self) -> None:
+        """Begin reading."""
+        self._thread.start()
+
+    def join(self, timeout: float) -> bool:
+        """Wait for the end; whether it came, or there was no beginning."""
+        if self._thread.ident is not None:
+            self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+
+class ThreadReader(_Reader):
+    """Reads the channels that have synchronous consumers, in a thread of its own.
+
+    It takes no more messages than it can begin within ``prefetch_time``. :meth:`relieve`, called by the worker's
+    watchdog, gives back what waits behind a slow handler.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        channels: Sequence[str],
+        layer: ChannelLayer,
+        runner: Runner,
+        outbox: Outbox,
+        config: WorkerConfig,
+        outage: Outage,
+    ) -> None:
+        super().__init__(name, channels, layer, runner, outbox, config, outage)
         self._in_hand: deque[Delivery] = deque()
         self._current: Delivery | None = None
         self._since = 0.0
@@ -69,21 +99,10 @@ class ThreadReader:
         self._flushing = threading.Lock()
         self._handler_time = config.prefetch_time or 0.002
         self._asyncio: asyncio.Runner | None = None
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-
-    def start(self) -> None:
-        """Begin reading."""
-        self._thread.start()
 
     def ask_to_stop(self) -> None:
         """Finish the message in hand, give back the others, end."""
         self._is_stopping = True
-
-    def join(self, timeout: float) -> bool:
-        """Wait for the end; whether it came, or there was no beginning."""
-        if self._thread.ident is not None:
-            self._thread.join(timeout)
-        return not self._thread.is_alive()
 
     @property
     def is_busy(self) -> bool:
@@ -274,7 +293,7 @@ def _sleep_unless_stopping(reader: ThreadReader, seconds: float) -> None:
         pause.wait(min(left, 0.2))
 
 
-class LoopReader:
+class LoopReader(_Reader):
     """Reads the async-only channels on an event loop in a thread of its own; ``async_slots`` consumers at once."""
 
     def __init__(
@@ -287,15 +306,7 @@ class LoopReader:
         config: WorkerConfig,
         outage: Outage,
     ) -> None:
-        self._channels = tuple(channels)
-        self._backend = layer.backend
-        self._runner = runner
-        self._outbox = outbox
-        self._config = config
-        self._outage = outage
-        self.process: str | None = None
-        self.must_stop = False
-        self._is_stopping = False
+        super().__init__(name, channels, layer, runner, outbox, config, outage)
         self._running: dict[asyncio.Task[None], Delivery] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._reading: asyncio.Task[None] | None = None
@@ -303,11 +314,6 @@ class LoopReader:
         """Runs already, before its task exists."""
         self._room: asyncio.Event | None = None
         """Set when a consumer ends; made when the reader waits for that."""
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-
-    def start(self) -> None:
-        """Begin reading."""
-        self._thread.start()
 
     def ask_to_stop(self) -> None:
         """Finish the consumers in hand, read no more, end."""
@@ -320,12 +326,6 @@ class LoopReader:
     def _cancel_reading(self) -> None:
         if self._reading is not None:
             self._reading.cancel()
-
-    def join(self, timeout: float) -> bool:
-        """Wait for the end; whether it came, or there was no beginning."""
-        if self._thread.ident is not None:
-            self._thread.join(timeout)
-        return not self._thread.is_alive()
 
     @property
     def is_busy(self) -> bool:
