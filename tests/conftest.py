@@ -12,6 +12,7 @@ PACKAGES = (
     "channels_core",
     "channels_django",
     "channels_layer_memory",
+    "channels_layer_redis",
     "channels_origin_allowed_hosts",
     "channels_router_regex",
     "channels_session_django",
