@@ -27,6 +27,7 @@ from channels_core.exceptions import (
     ResponseLater,
     SendUncertain,
     SessionExists,
+    TransactionError,
     UnknownPluginError,
     WebsocketCloseException,
 )
@@ -68,6 +69,7 @@ __all__ = [
     "ResponseLater",
     "SendUncertain",
     "SessionExists",
+    "TransactionError",
     "UnknownPluginError",
     "WebsocketCloseException",
     "WorkerConfig",

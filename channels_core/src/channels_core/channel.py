@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from channels_core.channel_layer import DEFAULT_CHANNEL_LAYER, ChannelLayer, channel_layers
 from channels_core.held import current_held
+from channels_core.layers import Send
+from channels_core.transactions import refuse_in_async, send_with_transaction
 
 __all__ = ["Channel", "Group"]
 
@@ -46,17 +49,32 @@ class Channel(_Target):
         immediately: bool = False,
         *,
         headers: Mapping[str, str | int] | None = None,
+        on_commit: bool | str = False,
+        transactional: bool | None = None,
     ) -> None:
         """Send ``content``, which is checked and copied now.
 
         Inside a consumer the message is held and leaves, in the order of the calls, when the consumer has ended, also
         by an exception; ``immediately`` sends it now, past what is held. Outside a consumer it always leaves now.
 
-        Raises ``InvalidNameError``, ``InvalidMessageError``, ``MessageTooLarge``; when it leaves now, also
-        ``ChannelFull`` and ``LayerUnavailable``.
+        With ``on_commit`` it is sent so only once the transaction has committed that is open on the default database,
+        or on the one whose alias is given instead of ``True``: never when that is rolled back, and now when none is
+        open. Every layer can do that. What is refused then, ``ChannelFull`` included, is logged and counted as
+        ``dropped``: there is nobody left to raise to.
+
+        With ``transactional`` it is written in the transaction that this thread has open on the layer's own database,
+        so it becomes visible with the data of that transaction or not at all; it is refused now or not at all, and a
+        consumer does not hold it. Where none is open it is sent as any other. ``None`` is the layer's own default.
+
+        Raises ``InvalidNameError``, ``InvalidMessageError``, ``MessageTooLarge``, ``TransactionError`` for a layer that
+        is not transactional; when it leaves or is written now, also ``ChannelFull`` and ``LayerUnavailable``.
         """
         layer = self._layer or channel_layers[self._alias]
         send = layer.prepare(self.name, content, headers)
+        if on_commit or (layer.backend.transactional_by_default if transactional is None else transactional):
+            leave = layer.deliver if immediately else partial(_leave, layer)
+            send_with_transaction(layer, send, on_commit, transactional, leave)
+            return
         held = current_held.get()
         if immediately or held is None or not held.append(layer, send):
             layer.deliver(send)
@@ -67,10 +85,14 @@ class Channel(_Target):
         immediately: bool = False,
         *,
         headers: Mapping[str, str | int] | None = None,
+        on_commit: bool | str = False,
+        transactional: bool | None = None,
     ) -> None:
-        """:meth:`send`."""
+        """:meth:`send`. No transaction can be open in asynchronous code: those options raise ``TransactionError``."""
         layer = self._layer or channel_layers[self._alias]
         send = layer.prepare(self.name, content, headers)
+        if on_commit or transactional:
+            refuse_in_async(layer, send, on_commit, transactional)
         held = current_held.get()
         if immediately or held is None or not held.append(layer, send):
             await layer.adeliver(send)
@@ -106,13 +128,19 @@ class Group(_Target):
         immediately: bool = False,
         *,
         headers: Mapping[str, str | int] | None = None,
+        on_commit: bool | str = False,
+        transactional: bool | None = None,
     ) -> None:
-        """Send ``content`` to every member; held inside a consumer as :meth:`Channel.send`.
+        """Send ``content`` to every member; held inside a consumer, or tied to a transaction, as :meth:`Channel.send`.
 
         Never raises ``ChannelFull``: members that are full are skipped and counted.
         """
         layer = self._layer or channel_layers[self._alias]
         send = layer.prepare_group(self.name, content, headers)
+        if on_commit or (layer.backend.transactional_by_default if transactional is None else transactional):
+            leave = layer.deliver if immediately else partial(_leave, layer)
+            send_with_transaction(layer, send, on_commit, transactional, leave)
+            return
         held = current_held.get()
         if immediately or held is None or not held.append(layer, send):
             layer.deliver(send)
@@ -123,10 +151,14 @@ class Group(_Target):
         immediately: bool = False,
         *,
         headers: Mapping[str, str | int] | None = None,
+        on_commit: bool | str = False,
+        transactional: bool | None = None,
     ) -> None:
-        """:meth:`send`."""
+        """:meth:`send`. No transaction can be open in asynchronous code: those options raise ``TransactionError``."""
         layer = self._layer or channel_layers[self._alias]
         send = layer.prepare_group(self.name, content, headers)
+        if on_commit or transactional:
+            refuse_in_async(layer, send, on_commit, transactional)
         held = current_held.get()
         if immediately or held is None or not held.append(layer, send):
             await layer.adeliver(send)
@@ -150,3 +182,9 @@ class Group(_Target):
 
 def _name_of(channel: Channel | str) -> str:
     return channel.name if isinstance(channel, Channel) else channel
+
+
+def _leave(layer: ChannelLayer, send: Send) -> None:
+    held = current_held.get()
+    if held is None or not held.append(layer, send):
+        layer.deliver(send)

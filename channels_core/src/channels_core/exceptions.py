@@ -18,6 +18,7 @@ Errors (something is wrong and the text says what to do)::
     ├── LayerUnavailable                       the engine is away; nothing is known to be lost
     │   └── SendUncertain                      the send may or may not have arrived
     ├── BlockingCallError (RuntimeError)       a sync call that would stall a running event loop
+    ├── TransactionError (RuntimeError)        a message that cannot go with a database transaction here
     ├── SessionExists (ValueError)             a session store refused to create an existing key
     ├── RequestTimeout                         a request body came too slowly
     └── RequestAborted                         the client went away while sending the body
@@ -63,6 +64,7 @@ __all__ = [
     "ResponseLater",
     "SendUncertain",
     "SessionExists",
+    "TransactionError",
     "UnknownPluginError",
     "WebsocketCloseException",
 ]
@@ -130,6 +132,10 @@ class SendUncertain(LayerUnavailable):
 
 class BlockingCallError(ChannelsError, RuntimeError):
     """A synchronous call that waits was made in a thread whose event loop is running."""
+
+
+class TransactionError(ChannelsError, RuntimeError):
+    """A send asked to go with a database transaction, which its layer or its caller cannot do."""
 
 
 class SessionExists(ChannelsError, ValueError):

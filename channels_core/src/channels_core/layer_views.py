@@ -70,6 +70,7 @@ class DerivedViews:
     """
 
     is_waiting: ClassVar[bool]
+    is_transactional: ClassVar[bool]
 
     _threads: ThreadPoolExecutor | None = None
     _readers: ThreadPoolExecutor | None = None
@@ -89,6 +90,8 @@ class DerivedViews:
         ]
         if cls.wake is LayerBackend.wake:  # type: ignore[attr-defined]  # a mixin of LayerBackend
             missing.append("wake")
+        if cls.is_transactional and cls.send_in_transaction is LayerBackend.send_in_transaction:  # type: ignore[attr-defined]  # as above
+            missing.append("send_in_transaction")
         if missing:
             raise TypeError(
                 f"{cls.__qualname__} is no layer backend yet: it does not write {', '.join(missing)}."

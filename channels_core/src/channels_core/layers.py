@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Final, Literal, get_args
 
 import msgspec
 
-from channels_core.exceptions import InvalidChannelLayerError, LayerUnavailable
+from channels_core.exceptions import InvalidChannelLayerError, LayerUnavailable, TransactionError
 from channels_core.layer_views import DerivedViews
 from channels_core.names import new_id, prefix_of
 from channels_core.statistics import Counters
@@ -191,7 +191,8 @@ class LayerBackend(DerivedViews):
         open_process renew_process close_process processes
         flush statistics dead_letters replay_dead drop_dead
 
-    ``send_one``, ``exchange``, ``wake`` and ``close`` have defaults worth overriding. Synchronous methods may be
+    ``send_one``, ``exchange`` and ``close`` have defaults worth overriding; ``wake`` has none, and
+    ``send_in_transaction`` is for backends that keep messages in a database. Synchronous methods may be
     called from any thread, asynchronous ones from any running event loop, all at once; they agree with each other.
 
     Options (seconds and bytes): ``expiry``, ``group_expiry``, ``capacity``, ``channel_capacity`` (glob or compiled
@@ -210,6 +211,8 @@ class LayerBackend(DerivedViews):
     allowed, and preferred, in a thread whose event loop runs."""
     is_exchange_atomic: ClassVar[bool] = False
     """Whether a turn's sends and its settlement happen together or not at all."""
+    is_transactional: ClassVar[bool] = False
+    """Whether the backend writes :meth:`send_in_transaction`."""
 
     def __init__(
         self,
@@ -244,6 +247,9 @@ class LayerBackend(DerivedViews):
         self._delivery_patterns = [
             (_pattern("delivery", name), self._supported(name, kind)) for name, kind in self.delivery.items()
         ]
+        self.transactional_by_default = False
+        """Whether a send that does not say otherwise goes through :meth:`send_in_transaction`. A backend that can sets
+        it from its options."""
         self.counters = Counters()
         self.on_expired: Callable[[Sequence[Mapping[str, str | int]]], None] | None = None
         """Set by the core: to be called, from any thread and without locks held, with the headers of messages that
@@ -316,6 +322,22 @@ class LayerBackend(DerivedViews):
     def send_one(self, send: Send) -> Outcome:
         """:meth:`send_batch` for one send."""
         return self.send_batch((send,))[0]
+
+    def send_in_transaction(self, sends: Sequence[Send]) -> list[Outcome] | None:
+        """:meth:`send_batch`, in the database transaction that the calling thread has open.
+
+        Nobody sees the messages before that commits, and nobody ever does where it, or a savepoint around the call, is
+        rolled back; readers who wait are woken by the commit. Outcomes are those of the call: a full channel is FULL
+        now, and at the commit nothing is refused. The happens-before of the order law is the commit's.
+
+        ``None``, and nothing done, where the thread has no transaction open on the backend's database: the caller then
+        sends in another way. Synchronous only, never called in a thread whose event loop runs; written only where
+        :attr:`is_transactional`.
+
+        Raises :class:`~channels_core.exceptions.LayerUnavailable`, or the database's own error where the transaction
+        itself is broken.
+        """
+        raise TransactionError(f"{type(self).__name__} cannot write messages in a database transaction.")
 
     def receive_batch(
         self,

@@ -18,6 +18,7 @@ from channels_core.sessions import SessionStore
 if TYPE_CHECKING:
     from channels_core.middleware import ConsumerMiddleware
     from channels_core.plugins import PluginManager
+    from channels_core.transactions import CommitHook
 
 __all__ = ["CONFIG_VARIABLE", "ChannelLayers", "channel_layers"]
 
@@ -40,6 +41,8 @@ class ChannelLayers:
         self._layers: dict[str, ChannelLayer] = {}
         self._session_store: SessionStore | None = None
         self._lock = threading.RLock()
+        self.commit_hook: CommitHook | None = None
+        """What runs something after a commit, for ``send(..., on_commit=True)``. Installed by channels_django."""
 
     def configure(self, config: Config | Callable[[], Config] | None) -> None:
         """Use ``config`` (or what it returns, when first needed) from now on; layers made before are closed."""

@@ -29,6 +29,7 @@ from channels_core.layers import ChannelFigures, Delivery, LayerBackend, Outcome
 from channels_core.message import check_headers, normalise
 from channels_core.names import check_channel, check_group, check_receivable, known_channels, redact
 from channels_core.routing import Router
+from channels_core.transactions import refuse_in_async, send_with_transaction
 
 __all__ = ["DEFAULT_CHANNEL_LAYER", "ChannelLayer"]
 
@@ -152,40 +153,87 @@ class ChannelLayer:
             self._refuse_in_loop("send")
         outcome = self.backend.send_one(send)
         if outcome is not _SENT:
-            self._raise_for(outcome, send)
+            self.raise_for(outcome, send)
 
     async def adeliver(self, send: Send) -> None:
         """:meth:`deliver`."""
         outcome = await self.backend.asend_one(send)
         if outcome is not _SENT:
-            self._raise_for(outcome, send)
+            self.raise_for(outcome, send)
 
-    def send(self, channel: str, message: dict[str, Any]) -> None:
+    def send(
+        self,
+        channel: str,
+        message: dict[str, Any],
+        *,
+        on_commit: bool | str = False,
+        transactional: bool | None = None,
+    ) -> None:
         """Send ``message`` to ``channel``, at once, also inside a consumer. Never waits for room.
 
-        Raises what :meth:`prepare` and :meth:`deliver` raise.
+        ``on_commit`` and ``transactional`` are those of :meth:`channels_core.Channel.send`.
+
+        Raises what :meth:`prepare` and :meth:`deliver` raise, and ``TransactionError``.
         """
         send = self.prepare(channel, message)
         backend = self.backend
+        if on_commit or (backend.transactional_by_default if transactional is None else transactional):
+            send_with_transaction(self, send, on_commit, transactional, self.deliver)
+            return
         if backend.is_waiting:
             self._refuse_in_loop("send")
         outcome = backend.send_one(send)
         if outcome is not _SENT:
-            self._raise_for(outcome, send)
+            self.raise_for(outcome, send)
 
-    async def asend(self, channel: str, message: dict[str, Any]) -> None:
-        """:meth:`send`."""
-        await self.adeliver(self.prepare(channel, message))
+    async def asend(
+        self,
+        channel: str,
+        message: dict[str, Any],
+        *,
+        on_commit: bool | str = False,
+        transactional: bool | None = None,
+    ) -> None:
+        """:meth:`send`; no transaction can be open in asynchronous code, so it takes those options only to say so."""
+        send = self.prepare(channel, message)
+        if on_commit or transactional:
+            refuse_in_async(self, send, on_commit, transactional)
+        await self.adeliver(send)
 
-    def send_group(self, group: str, message: dict[str, Any]) -> None:
-        """Send ``message`` to every member of ``group``, at once. Skips members that are full; never ChannelFull."""
-        self.deliver(self.prepare_group(group, message))
+    def send_group(
+        self,
+        group: str,
+        message: dict[str, Any],
+        *,
+        on_commit: bool | str = False,
+        transactional: bool | None = None,
+    ) -> None:
+        """Send ``message`` to every member of ``group``, at once. Skips members that are full; never ChannelFull.
 
-    async def asend_group(self, group: str, message: dict[str, Any]) -> None:
-        """:meth:`send_group`."""
-        await self.adeliver(self.prepare_group(group, message))
+        ``on_commit`` and ``transactional`` are those of :meth:`channels_core.Group.send`.
+        """
+        send = self.prepare_group(group, message)
+        if on_commit or (self.backend.transactional_by_default if transactional is None else transactional):
+            send_with_transaction(self, send, on_commit, transactional, self.deliver)
+            return
+        self.deliver(send)
 
-    def _raise_for(self, outcome: Outcome, send: Send) -> None:
+    async def asend_group(
+        self,
+        group: str,
+        message: dict[str, Any],
+        *,
+        on_commit: bool | str = False,
+        transactional: bool | None = None,
+    ) -> None:
+        """:meth:`send_group`, with the options of :meth:`asend`."""
+        send = self.prepare_group(group, message)
+        if on_commit or transactional:
+            refuse_in_async(self, send, on_commit, transactional)
+        await self.adeliver(send)
+
+    def raise_for(self, outcome: Outcome, send: Send) -> None:
+        """Raise what says that ``send`` did not arrive; nothing where it did, or where nobody is left to get it."""
         if outcome is Outcome.FULL:
             raise exceptions.ChannelFull(
                 f"The channel {redact(send.channel)!r} on layer {self.alias!r} holds its capacity of"
