@@ -11,6 +11,7 @@ import pytest
 PACKAGES = (
     "channels_core",
     "channels_django",
+    "channels_layer_database",
     "channels_layer_memory",
     "channels_layer_redis",
     "channels_origin_allowed_hosts",

@@ -1,0 +1,3 @@
+"""Migrations: the tables, in the dialect of each vendor."""
+
+__all__: list[str] = []

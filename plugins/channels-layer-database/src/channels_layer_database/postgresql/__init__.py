@@ -1,0 +1,3 @@
+"""The engine for PostgreSQL: an asynchronous pipeline on libpq."""
+
+__all__: list[str] = []
