@@ -2,7 +2,8 @@
 
 The project's own contestants run in the interpreter that runs the bench.  Django Channels 4 and py-spy each get a venv
 under ``benchmarks/.venvs``, with Django, the server, its event loop and its protocol packages in exactly the versions
-that the project's environment has, so that contestants differ in nothing else.
+that the project's environment has, so that contestants differ in nothing else. Its layers for Redis, PostgreSQL and
+SQLite are in a third one.
 """
 
 import importlib.metadata
@@ -18,6 +19,13 @@ __all__ = ["BENCHMARKS", "BenchError", "channels4_python", "machine", "py_spy"]
 BENCHMARKS = Path(__file__).resolve().parent
 VENVS = BENCHMARKS / ".venvs"
 CHANNELS4 = "channels==4.3.2"
+CHANNELS4_LAYERS = (
+    "channels_redis==4.3.0",
+    "channels_postgres==1.1.4",
+    "channels-lite[aio]==0.4.0",
+    "psycopg[binary]>=3.2",
+    "hiredis>=3",
+)
 PY_SPY = "py-spy==0.4.3"
 SHARED_PACKAGES = ("django", "asgiref", "uvicorn", "uvloop", "httptools", "websockets")
 
@@ -26,9 +34,9 @@ class BenchError(Exception):
     """The bench cannot go on; the text says why and what to do."""
 
 
-def channels4_python() -> Path:
-    """The interpreter of the venv that holds Django Channels 4, made at first use."""
-    requirements = [CHANNELS4]
+def channels4_python(*, with_layers: bool = False) -> Path:
+    """The interpreter of the venv that holds Django Channels 4, made at first use; of another one with its layers."""
+    requirements = [CHANNELS4, *(CHANNELS4_LAYERS if with_layers else ())]
     for package in SHARED_PACKAGES:
         try:
             requirements.append(f"{package}=={importlib.metadata.version(package)}")
@@ -37,7 +45,7 @@ def channels4_python() -> Path:
                 f"{package!r} is not installed in {sys.prefix}, and every contestant is served by it. "
                 "Run the bench with `make bench`, which installs the project with its server."
             ) from error
-    return _environment("channels4", requirements) / "python"
+    return _environment("channels4-layers" if with_layers else "channels4", requirements) / "python"
 
 
 def py_spy() -> Path:

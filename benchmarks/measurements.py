@@ -12,6 +12,7 @@ __all__ = [
     "BroadcastLoad",
     "ConnectLoad",
     "EchoLoad",
+    "EngineLayerLoad",
     "HttpLoad",
     "IdleLoad",
     "LayerLoad",
@@ -114,3 +115,14 @@ class LayerLoad:
     """Messages sent to and taken from a channel layer in one process, one at a time."""
 
     pairs: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineLayerLoad:
+    """A layer between two processes: request from one, answer from the other, alone and with many under way."""
+
+    pairs: float
+    """Send and receive in one process, one after the other."""
+    alone: Percentiles
+    in_flight: Percentiles
+    in_flight_rate: float

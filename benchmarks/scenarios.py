@@ -11,7 +11,7 @@ from statistics import median
 from typing import Literal
 
 from benchmarks.measurements import BroadcastLoad, ConnectLoad, EchoLoad, HttpLoad, ServerInfo
-from benchmarks.servers import Contestant, Server, idle_sockets, layer_script, load, serve
+from benchmarks.servers import Contestant, Server, engine_script, idle_sockets, layer_script, load, serve
 
 __all__ = ["CONTESTANTS", "SCENARIOS", "Figures", "Metric", "Scenario", "Size", "Target"]
 
@@ -73,6 +73,13 @@ class Scenario:
     targets: tuple[Target, ...] = ()
     once: tuple[str, ...] = ()
 
+
+CHANNELS4_ENGINES = (
+    ("redis", "channels_redis", "valkey", "core"),
+    ("redis-pubsub", "channels_redis, pub/sub", "valkey", "pubsub"),
+    ("postgresql", "channels_postgres", "postgresql", "async"),
+    ("sqlite", "channels-lite", "sqlite", "async"),
+)
 
 CONTESTANTS: Mapping[str, Contestant] = {
     contestant.name: contestant
@@ -143,6 +150,71 @@ CONTESTANTS: Mapping[str, Contestant] = {
             folder="channels4",
             app="channels4_layer.py",
         ),
+        *(
+            Contestant(
+                name=f"ours-{engine_name}-{variant}",
+                title=f"ours, {engine_title}, {variant_title}",
+                folder="ours",
+                app="bench_asgi:app",
+                variant=variant,
+                engine=engine,
+                workers=1,
+            )
+            for engine_name, engine, engine_title in (
+                ("redis", "valkey", "Redis layer"),
+                ("postgresql", "postgresql", "database layer on PostgreSQL"),
+                ("sqlite", "sqlite", "database layer on SQLite"),
+            )
+            for variant, variant_title in (
+                ("sync", "sync consumer in a worker process"),
+                ("async", "`async def` consumer in a worker process"),
+                ("sync-at-least-once", "sync consumer in a worker process, at-least-once"),
+            )
+        ),
+        *(
+            Contestant(
+                name=f"channels4-{name}",
+                title=f"Channels 4, {title}, async consumer",
+                folder="channels4",
+                app="channels4_app:app",
+                variant=variant,
+                engine=engine,
+            )
+            for name, title, engine, variant in CHANNELS4_ENGINES
+        ),
+        *(
+            Contestant(
+                name=f"ours-{name}-layer",
+                title=f"ours, {title}",
+                folder="ours",
+                app="engine_layer.py",
+                variant=variant,
+                engine=engine,
+            )
+            for name, title, engine, variant in (
+                ("redis", "Redis layer", "valkey", "async"),
+                ("redis-at-least-once", "Redis layer, at-least-once", "valkey", "async-at-least-once"),
+                ("postgresql", "database layer on PostgreSQL", "postgresql", "async"),
+                (
+                    "postgresql-at-least-once",
+                    "database layer on PostgreSQL, at-least-once (durable sends)",
+                    "postgresql",
+                    "async-at-least-once",
+                ),
+                ("sqlite", "database layer on SQLite", "sqlite", "async"),
+            )
+        ),
+        *(
+            Contestant(
+                name=f"channels4-{name}-layer",
+                title=f"Channels 4, {title}",
+                folder="channels4",
+                app="engine_layer.py",
+                variant=variant,
+                engine=engine,
+            )
+            for name, title, engine, variant in CHANNELS4_ENGINES
+        ),
     )
 }
 
@@ -161,11 +233,28 @@ def layer(contestant: Contestant, size: Size) -> Figures:
     return Figures(values={"pairs": layer_script(contestant, size.layer_pairs).pairs})
 
 
+def engine_layer(contestant: Contestant, size: Size) -> Figures:
+    seen = engine_script(contestant, size.seconds)
+    return Figures(
+        values={
+            "in_flight": seen.in_flight_rate,
+            "in_flight_p50": seen.in_flight.p50 * 1000,
+            "in_flight_p99": seen.in_flight.p99 * 1000,
+            "alone_p50": seen.alone.p50 * 1000,
+            "alone_p99": seen.alone.p99 * 1000,
+            "pairs": seen.pairs,
+        }
+    )
+
+
 def echo(connections: int) -> Callable[[Contestant, Size], Figures]:
     def measure(server: Server, size: Size) -> Mapping[str, float]:
         before = server.cpu_seconds()
+        others = server.worker_cpu_seconds(), server.engine_cpu_seconds()
         seen = load(EchoLoad, "echo", server, connections=connections, seconds=size.seconds)
         return {
+            "worker_cost": (server.worker_cpu_seconds() - others[0]) / seen.round_trips * 1e6,
+            "engine_cost": (server.engine_cpu_seconds() - others[1]) / seen.round_trips * 1e6,
             "rate": seen.rate,
             "p50": seen.latency.p50 * 1000,
             "p99": seen.latency.p99 * 1000,
@@ -213,8 +302,13 @@ def idle(server: Server, size: Size) -> Mapping[str, float]:
     with idle_sockets(server, 500) as sockets:
         sockets.open()
         before = server.cpu_seconds()
+        others = server.worker_cpu_seconds(), server.engine_cpu_seconds()
         time.sleep(size.idle_seconds)
-        return {"server_cpu": (server.cpu_seconds() - before) / size.idle_seconds * 100}
+        return {
+            "server_cpu": (server.cpu_seconds() - before) / size.idle_seconds * 100,
+            "worker_cpu": (server.worker_cpu_seconds() - others[0]) / size.idle_seconds * 100,
+            "engine_cpu": (server.engine_cpu_seconds() - others[1]) / size.idle_seconds * 100,
+        }
 
 
 @served
@@ -252,6 +346,20 @@ ECHO_METRICS = (
     COST,
     CLIENT_CPU,
 )
+ENGINE_ECHO_METRICS = (
+    *ECHO_METRICS[:-1],
+    Metric(name="worker_cost", title="worker CPU each", unit="µs"),
+    Metric(name="engine_cost", title="engine CPU each", unit="µs"),
+    CLIENT_CPU,
+)
+ENGINE_LAYER_METRICS = (
+    Metric(name="in_flight", title="round trips, 50 under way", unit="/s"),
+    Metric(name="in_flight_p50", title="p50", unit="ms", digits=2),
+    Metric(name="in_flight_p99", title="p99", unit="ms", digits=2),
+    Metric(name="alone_p50", title="alone p50", unit="ms", digits=3),
+    Metric(name="alone_p99", title="alone p99", unit="ms", digits=3),
+    Metric(name="pairs", title="pairs one after another", unit="/s"),
+)
 BROADCAST_METRICS = (
     Metric(name="to_last", title="to the last", unit="ms", digits=1),
     Metric(name="best", title="best", unit="ms", digits=1),
@@ -259,6 +367,221 @@ BROADCAST_METRICS = (
 )
 WEBSOCKET = ("bare", "ours-sync", "ours-async", "channels4-async", "channels4-sync")
 OURS = ("ours-sync", "ours-async")
+
+ENGINE_LAYER = (
+    "One process asks, another answers, through a normal channel one way and a process-specific channel the other: "
+    "with 50 requests under way, then one at a time; and sending and receiving one after another in one process."
+)
+ENGINE_ECHO = (
+    "Interface server, worker process and engine apart, all on this machine with the load; the bare application and "
+    "the consumers of Channels 4 answer inside the server."
+)
+REDIS = ("ours-redis-sync", "ours-redis-async", "ours-redis-sync-at-least-once")
+DATABASE = (
+    "ours-postgresql-sync",
+    "ours-postgresql-async",
+    "ours-postgresql-sync-at-least-once",
+    "ours-sqlite-sync",
+)
+CHANNELS4_REDIS = ("channels4-redis", "channels4-redis-pubsub")
+CHANNELS4_DATABASE = ("channels4-postgresql", "channels4-sqlite")
+
+
+def engine_scenarios() -> tuple[Scenario, ...]:
+    """Layers whose messages leave the process: the Redis layer, then the database layer."""
+    return (
+        Scenario(
+            name="redis-layer",
+            title="Redis layer: round trips between two processes",
+            explanation=ENGINE_LAYER,
+            contestants=(
+                "ours-redis-layer",
+                "ours-redis-at-least-once-layer",
+                "channels4-redis-layer",
+                "channels4-redis-pubsub-layer",
+            ),
+            metrics=ENGINE_LAYER_METRICS,
+            measure=engine_layer,
+            baseline="channels4-redis-pubsub-layer",
+            targets=(
+                Target(contestants=("ours-redis-layer",), metric="in_flight", bound="at least", value=25_000),
+            ),
+        ),
+        Scenario(
+            name="redis-echo-1",
+            title="WebSocket echo through Redis, 1 connection",
+            explanation=ENGINE_ECHO,
+            contestants=("bare", *REDIS),
+            metrics=ENGINE_ECHO_METRICS,
+            measure=echo(1),
+            baseline="bare",
+            targets=(Target(contestants=REDIS[:2], metric="p50", bound="at most", value=0.35),),
+        ),
+        Scenario(
+            name="redis-echo-50",
+            title="WebSocket echo through Redis, 50 connections",
+            explanation=ENGINE_ECHO,
+            contestants=("bare", *REDIS, "channels4-async"),
+            metrics=ENGINE_ECHO_METRICS,
+            measure=echo(50),
+            baseline="bare",
+            targets=(
+                Target(
+                    contestants=("ours-redis-async",),
+                    metric="rate",
+                    bound="at least",
+                    value=0.30,
+                    relative_to="bare",
+                    aim=0.40,
+                ),
+                Target(
+                    contestants=("ours-redis-sync",),
+                    metric="rate",
+                    bound="at least",
+                    value=0.20,
+                    relative_to="bare",
+                    aim=0.33,
+                ),
+                Target(
+                    contestants=("ours-redis-sync-at-least-once",),
+                    metric="rate",
+                    bound="at least",
+                    value=0.85,
+                    relative_to="ours-redis-sync",
+                ),
+            ),
+        ),
+        *(
+            Scenario(
+                name=f"redis-broadcast-{members}",
+                title=f"Broadcast to {members:,} sockets through Redis",
+                explanation="As above, through the engine; the bare application loops over its sockets.",
+                contestants=("bare", "ours-redis-sync", "ours-redis-async", *CHANNELS4_REDIS),
+                metrics=BROADCAST_METRICS,
+                measure=broadcast(members),
+                baseline="bare",
+                targets=(
+                    Target(
+                        contestants=REDIS[:2],
+                        metric="to_last",
+                        bound="at most",
+                        value=1.3,
+                        relative_to="bare",
+                    ),
+                ),
+                once=CHANNELS4_REDIS if members > 1000 else (),
+            )
+            for members in (1000, 10_000)
+        ),
+        Scenario(
+            name="redis-idle",
+            title="Idle CPU with 500 sockets, Redis layer",
+            explanation="Processor time while 500 open sockets are silent, in per cent of one core.",
+            contestants=("ours-redis-sync", "ours-redis-async"),
+            metrics=IDLE_METRICS,
+            measure=idle,
+            baseline="ours-redis-sync",
+            targets=(Target(contestants=REDIS[:2], metric="worker_cpu", bound="at most", value=0.5),),
+        ),
+        Scenario(
+            name="database-layer",
+            title="Database layer: round trips between two processes",
+            explanation=ENGINE_LAYER,
+            contestants=(
+                "ours-postgresql-layer",
+                "ours-postgresql-at-least-once-layer",
+                "channels4-postgresql-layer",
+                "ours-sqlite-layer",
+                "channels4-sqlite-layer",
+            ),
+            metrics=ENGINE_LAYER_METRICS,
+            measure=engine_layer,
+            baseline="channels4-postgresql-layer",
+            targets=(
+                Target(
+                    contestants=("ours-postgresql-layer",),
+                    metric="in_flight",
+                    bound="at least",
+                    value=10.0,
+                    relative_to="channels4-postgresql-layer",
+                ),
+                Target(
+                    contestants=("ours-postgresql-layer",),
+                    metric="pairs",
+                    bound="at least",
+                    value=2.5,
+                    relative_to="channels4-postgresql-layer",
+                ),
+                Target(
+                    contestants=("ours-postgresql-at-least-once-layer",),
+                    metric="pairs",
+                    bound="at least",
+                    value=1.0,
+                    relative_to="channels4-postgresql-layer",
+                ),
+                Target(
+                    contestants=("ours-postgresql-layer",), metric="alone_p50", bound="at most", value=0.6
+                ),
+                Target(
+                    contestants=("ours-sqlite-layer",),
+                    metric="pairs",
+                    bound="at least",
+                    value=10.0,
+                    relative_to="channels4-sqlite-layer",
+                ),
+                Target(contestants=("ours-sqlite-layer",), metric="alone_p50", bound="at most", value=1.0),
+                Target(
+                    contestants=("ours-sqlite-layer",), metric="in_flight", bound="at least", value=20_000
+                ),
+            ),
+        ),
+        Scenario(
+            name="database-echo-50",
+            title="WebSocket echo through a database, 50 connections",
+            explanation=ENGINE_ECHO,
+            contestants=("bare", *DATABASE),
+            metrics=ENGINE_ECHO_METRICS,
+            measure=echo(50),
+            baseline="bare",
+            targets=(
+                Target(contestants=DATABASE[:2], metric="rate", bound="at least", value=10_000),
+                Target(contestants=DATABASE[:2], metric="p50", bound="at most", value=4.0),
+            ),
+        ),
+        Scenario(
+            name="database-broadcast-1000",
+            title="Broadcast to 1,000 sockets through a database",
+            explanation="As above, through the engine.",
+            contestants=("ours-sync", "ours-postgresql-sync", "ours-sqlite-sync", *CHANNELS4_DATABASE),
+            metrics=BROADCAST_METRICS,
+            measure=broadcast(1000),
+            baseline="ours-sync",
+        ),
+        Scenario(
+            name="database-idle",
+            title="Idle CPU with 500 sockets, database layer",
+            explanation="Processor time while 500 open sockets are silent, in per cent of one core.",
+            contestants=("ours-postgresql-sync", "ours-sqlite-sync"),
+            metrics=IDLE_METRICS,
+            measure=idle,
+            baseline="ours-postgresql-sync",
+            targets=(
+                Target(
+                    contestants=("ours-postgresql-sync", "ours-sqlite-sync"),
+                    metric="worker_cpu",
+                    bound="at most",
+                    value=1.0,
+                ),
+            ),
+        ),
+    )
+
+
+IDLE_METRICS = (
+    Metric(name="server_cpu", title="server CPU", unit="%", digits=2),
+    Metric(name="worker_cpu", title="worker CPU", unit="%", digits=2),
+    Metric(name="engine_cpu", title="engine CPU", unit="%", digits=2),
+)
 
 SCENARIOS: Mapping[str, Scenario] = {
     scenario.name: scenario
@@ -397,5 +720,6 @@ SCENARIOS: Mapping[str, Scenario] = {
                 ),
             ),
         ),
+        *engine_scenarios(),
     )
 }

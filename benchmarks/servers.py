@@ -11,17 +11,28 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
+from benchmarks.engines import ENGINES
 from benchmarks.environments import BENCHMARKS, BenchError, channels4_python
-from benchmarks.measurements import LayerLoad, ServerInfo
+from benchmarks.load import LoadError, WebSocketLoad
+from benchmarks.measurements import EngineLayerLoad, LayerLoad, ServerInfo
 
-__all__ = ["Contestant", "IdleSockets", "Server", "idle_sockets", "layer_script", "load", "serve"]
+__all__ = [
+    "Contestant",
+    "IdleSockets",
+    "Server",
+    "engine_script",
+    "idle_sockets",
+    "layer_script",
+    "load",
+    "serve",
+]
 
 START_SECONDS = 30.0
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
@@ -32,13 +43,19 @@ LoadRecord = TypeVar("LoadRecord")
 
 @dataclass(frozen=True, kw_only=True)
 class Contestant:
-    """One application in one variant: `folder` below contestants/, `app` as module:attribute inside of it."""
+    """One application in one variant: `folder` below contestants/, `app` as module:attribute inside of it.
+
+    `engine` is what its layer keeps messages in, one of :data:`benchmarks.engines.ENGINES`; `workers` says how many
+    worker processes run beside the server, none meaning that the application runs inside of it.
+    """
 
     name: str
     title: str
     folder: str
     app: str
     variant: str = ""
+    engine: str = ""
+    workers: int = 0
 
     @property
     def path(self) -> Path:
@@ -46,11 +63,19 @@ class Contestant:
 
     @property
     def python(self) -> str:
-        return str(channels4_python()) if self.folder == "channels4" else sys.executable
+        if self.folder == "channels4":
+            return str(channels4_python(with_layers=bool(self.engine)))
+        return sys.executable
 
     @property
     def environment(self) -> dict[str, str]:
-        return {**os.environ, "BENCH_VARIANT": self.variant, "PYTHONDONTWRITEBYTECODE": ""}
+        return {
+            **os.environ,
+            "BENCH_VARIANT": self.variant,
+            "BENCH_ENGINE": self.engine,
+            "BENCH_WORKERS": str(self.workers),
+            "PYTHONDONTWRITEBYTECODE": "",
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,11 +85,20 @@ class Server:
     pid: int
     info: ServerInfo
     _stderr: Path = field(repr=False)
+    workers: tuple[int, ...] = ()
+    engine: int | None = None
 
     def cpu_seconds(self) -> float:
-        """User and system time of all threads since the process began."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / CLOCK_TICKS
+        """User and system time of all threads of the server process since it began."""
+        return _cpu_seconds(self.pid)
+
+    def worker_cpu_seconds(self) -> float:
+        """The same of all worker processes together."""
+        return sum(map(_cpu_seconds, self.workers))
+
+    def engine_cpu_seconds(self) -> float:
+        """The same of the engine and its child processes; 0.0 where the engine is a file."""
+        return 0.0 if self.engine is None else sum(map(_cpu_seconds, (self.engine, *_children(self.engine))))
 
     def resident_bytes(self) -> int:
         """The resident set of the process."""
@@ -80,31 +114,85 @@ class Server:
         return "\n".join(self._stderr.read_text(errors="replace").splitlines()[-20:])
 
 
+def _cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / CLOCK_TICKS
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 @contextmanager
 def serve(contestant: Contestant) -> Iterator[Server]:
-    """Start the contestant's server, wait until it answers, and stop it at the end."""
-    command = [
-        contestant.python,
-        str(BENCHMARKS / "contestants" / "serve.py"),
-        str(contestant.path),
-        contestant.app,
-    ]
-    with tempfile.TemporaryDirectory() as folder:
-        stderr = Path(folder) / "stderr"
-        with stderr.open("wb") as errors:
-            process = subprocess.Popen(
-                command, env=contestant.environment, cwd=folder, stdout=subprocess.PIPE, stderr=errors
+    """Start the contestant's engine, server and workers, wait until they answer, and stop them at the end."""
+    with ExitStack() as stack:
+        engine = stack.enter_context(ENGINES[contestant.engine]())
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        environment = {**contestant.environment, **engine.environment}
+        stderr = folder / "stderr"
+        errors = stack.enter_context(stderr.open("wb"))
+
+        def start(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+            process = subprocess.Popen(command, env=environment, cwd=folder, stderr=errors, **options)
+            stack.callback(_stop, process)
+            return process
+
+        _prepare(contestant, environment)
+        script = BENCHMARKS / "contestants" / "serve.py"
+        command = [contestant.python, str(script), str(contestant.path), contestant.app]
+        process = start(command, stdout=subprocess.PIPE)
+        line = _first_line(process, START_SECONDS)
+        if not line:
+            raise BenchError(
+                f"The server of contestant {contestant.name!r} did not come up within {START_SECONDS:.0f} seconds "
+                f"(exit status {process.poll()}).\n{' '.join(command)}\n{stderr.read_text(errors='replace')}"
             )
+        info = msgspec.json.decode(line, type=ServerInfo)
+        environment["PYTHONPATH"] = str(contestant.path)
+        workers = [
+            start([contestant.python, "-m", "django", "runworker", "--settings", "bench_settings"])
+            for _ in range(contestant.workers)
+        ]
+        server = Server(
+            pid=process.pid,
+            info=info,
+            _stderr=stderr,
+            workers=tuple(worker.pid for worker in workers),
+            engine=engine.pid,
+        )
+        if workers:
+            _await_workers(server)
+        yield server
+
+
+def _prepare(contestant: Contestant, environment: Mapping[str, str]) -> None:
+    """Make the tables of a layer that keeps messages in a database."""
+    if contestant.engine not in {"postgresql", "sqlite"}:
+        return
+    command = [contestant.python, "-m", "django", "migrate", "--settings", "bench_settings", "-v", "0"]
+    environment = {**environment, "PYTHONPATH": str(contestant.path)}
+    done = subprocess.run(command, env=environment, capture_output=True, timeout=120, check=False)
+    if done.returncode:
+        raise BenchError(f"{' '.join(command)} failed:\n{done.stderr.decode().strip()}")
+
+
+def _await_workers(server: Server) -> None:
+    """Until a handshake is answered by a worker; before, the interface refuses it."""
+    deadline = time.monotonic() + START_SECONDS
+    while True:
         try:
-            line = _first_line(process, START_SECONDS)
-            if not line:
+            probe = WebSocketLoad(server.info.port, "/echo")
+            probe.open(1, 1)
+        except LoadError:
+            if time.monotonic() > deadline:
                 raise BenchError(
-                    f"The server of contestant {contestant.name!r} did not come up within {START_SECONDS:.0f} seconds "
-                    f"(exit status {process.poll()}).\n{' '.join(command)}\n{stderr.read_text(errors='replace')}"
-                )
-            yield Server(pid=process.pid, info=msgspec.json.decode(line, type=ServerInfo), _stderr=stderr)
-        finally:
-            _stop(process)
+                    f"No worker answered within {START_SECONDS:.0f} seconds.\n{server.complaints()}"
+                ) from None
+            time.sleep(0.1)
+        else:
+            probe.close()
+            return
 
 
 def _first_line(process: subprocess.Popen[bytes], seconds: float) -> bytes:
@@ -190,3 +278,17 @@ def layer_script(contestant: Contestant, pairs: int) -> LayerLoad:
     if done.returncode:
         raise BenchError(f"{' '.join(command)} failed:\n{done.stderr.decode().strip()}")
     return msgspec.json.decode(done.stdout.splitlines()[-1], type=LayerLoad)
+
+
+def engine_script(contestant: Contestant, seconds: float) -> EngineLayerLoad:
+    """Run a contestant's script that asks and answers through its layer, between two processes."""
+    with ENGINES[contestant.engine]() as engine, tempfile.TemporaryDirectory() as folder:
+        environment = {**contestant.environment, **engine.environment}
+        _prepare(contestant, environment)
+        command = [contestant.python, str(contestant.path / contestant.app), "measure", str(seconds)]
+        done = subprocess.run(
+            command, env=environment, cwd=folder, capture_output=True, timeout=60 + 10 * seconds, check=False
+        )
+    if done.returncode:
+        raise BenchError(f"{' '.join(command)} failed:\n{done.stderr.decode().strip()}")
+    return msgspec.json.decode(done.stdout.splitlines()[-1], type=EngineLayerLoad)

@@ -1,4 +1,4 @@
-"""Django Channels 4 with its in-memory layer, written the way its documentation shows.
+"""Django Channels 4 with the layer that bench_settings chooses, written the way its documentation shows.
 
 BENCH_VARIANT chooses `async` consumers, `sync` ones, or the ablation `async-without-close`: async consumers with the
 visit to a thread that closes old database connections after each dispatch taken out.  Nobody can ship that, since
@@ -9,18 +9,8 @@ import os
 import sys
 
 import django
-from django.conf import settings
 
-settings.configure(
-    ALLOWED_HOSTS=["127.0.0.1"],
-    CHANNEL_LAYERS={"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}},
-    DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
-    DEBUG=False,
-    INSTALLED_APPS=["channels"],
-    MIDDLEWARE=[],
-    ROOT_URLCONF=__name__,
-    SECRET_KEY="for the bench only",
-)
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "bench_settings")
 django.setup()
 
 from asgiref.sync import async_to_sync  # noqa: E402 - importable only once Django is set up

@@ -1,0 +1,119 @@
+"""Ask and answer through a layer of Django Channels 4 between two processes.
+
+`measure SECONDS` prints one line of JSON.
+"""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "bench_settings")
+
+import django
+
+django.setup()
+
+from channels.layers import get_channel_layer  # noqa: E402 - importable only once Django is set up
+
+TEXT = "x" * 100
+IN_FLIGHT = 50
+
+
+async def answer():
+    """Answer requests until there has been none for two seconds."""
+    layer, answering = get_channel_layer(), set()
+    print("ready", flush=True)
+    while True:
+        try:
+            request = await asyncio.wait_for(layer.receive("requests"), 2.0)
+        except TimeoutError:
+            return
+        message = {"type": "answer", "number": request["number"], "text": TEXT}
+        task = asyncio.create_task(layer.send(request["reply"], message))
+        answering.add(task)
+        task.add_done_callback(answering.discard)
+
+
+async def ask_for(seconds, in_flight):
+    """Every asker has a channel of its own and asks again when it is answered, or after a second."""
+    layer, took = get_channel_layer(), []
+    end = time.perf_counter() + seconds
+    begun = time.perf_counter()
+
+    async def one_after_another():
+        channel, number = await layer.new_channel(), 0
+        while time.perf_counter() < end:
+            number += 1
+            sent = time.perf_counter()
+            await layer.send("requests", {"type": "ask", "number": number, "reply": channel, "text": TEXT})
+            try:
+                answered = await asyncio.wait_for(layer.receive(channel), 1.0)
+            except TimeoutError:
+                continue
+            if answered["number"] == number:
+                took.append(time.perf_counter() - sent)
+
+    await asyncio.gather(*(one_after_another() for _ in range(in_flight)))
+    return len(took) / (time.perf_counter() - begun), took
+
+
+async def pairs(seconds):
+    """Send and receive in one process, a second."""
+    layer, count = get_channel_layer(), 0
+    message = {"type": "websocket.receive", "path": "/echo", "order": 1, "text": TEXT}
+    begun = time.perf_counter()
+    while time.perf_counter() - begun < seconds:
+        await layer.send("pairs", message)
+        received = await layer.receive("pairs")
+        if received != message:
+            raise RuntimeError(f"The layer gave {received!r} back for {message!r}")
+        count += 1
+    return count / (time.perf_counter() - begun)
+
+
+def percentiles(took):
+    ranked = sorted(took)
+    at = {
+        name: ranked[int((len(ranked) - 1) * share)]
+        for name, share in (("p50", 0.5), ("p90", 0.9), ("p99", 0.99))
+    }
+    return {**at, "worst": ranked[-1]}
+
+
+def answering():
+    return subprocess.Popen([sys.executable, __file__, "answer"], stdout=subprocess.PIPE)
+
+
+async def measure(seconds):
+    await pairs(0.2)
+    rate_of_pairs = await pairs(seconds)
+    with answering() as other:
+        other.stdout.readline()
+        await ask_for(0.3, 1)
+        _, alone = await ask_for(seconds, 1)
+        await ask_for(0.3, IN_FLIGHT)
+        rate, in_flight = await ask_for(seconds, IN_FLIGHT)
+        other.terminate()
+    print(
+        json.dumps(
+            {
+                "pairs": rate_of_pairs,
+                "alone": percentiles(alone),
+                "in_flight": percentiles(in_flight),
+                "in_flight_rate": rate,
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    import uvloop
+
+    work = measure(float(sys.argv[2])) if sys.argv[1] == "measure" else answer()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(work)
+        sys.stdout.flush()
+        os._exit(0)  # some of these layers leave threads or pools behind that never end
