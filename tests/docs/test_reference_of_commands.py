@@ -11,7 +11,7 @@ from django.core.management.base import BaseCommand
 
 from channels_core.channel_layer import ChannelLayer, ChannelLayers
 from channels_core.cli import Host, main
-from channels_core.layers import Settlement, Verdict
+from channels_core.layers import Send, Settlement, Verdict
 from channels_layer_memory.layer import MemoryBackend
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,6 +59,14 @@ def offered(*command: str | Path) -> set[str]:
 @pytest.mark.parametrize("command", ["plugins", "worker", "send", "inspect"])
 def test_every_option_of_a_sub_command_is_documented_and_none_else(command: str) -> None:
     assert documented(f"channels {command}") == offered(CHANNELS, command)
+
+
+def test_every_option_of_what_dead_does_is_documented_with_what_takes_it() -> None:
+    rows = re.findall(r"^\| `(--\w+).*?` \| (.*?) \|", section("channels dead"), re.MULTILINE)
+    actions = ("list", "show", "replay", "drop")
+    for action in actions:
+        taken = {option for option, takers in rows if takers == "all" or f"`{action}`" in takers}
+        assert taken == offered(CHANNELS, "dead", action)
 
 
 def test_the_options_before_a_sub_command_are_documented() -> None:
@@ -125,6 +133,42 @@ def test_what_inspect_shows_is_what_the_command_prints(capsys: pytest.CaptureFix
         return re.sub(r"\b[a-z2-7]{26}\b", "ID", output).splitlines()
 
     assert without_ids(capsys.readouterr().out) == without_ids(shown("channels inspect", "channels inspect"))
+
+
+def test_what_dead_shows_is_what_the_commands_print(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    now = 1_000.0
+    backend = MemoryBackend(clock=lambda: now, delivery={"*.*": "at-least-once"}, max_attempts=5)
+    layer = ChannelLayer(backend)
+
+    def give_up(channel: str, content: dict[str, int]) -> None:
+        backend.send_batch([Send(channel, content, {"c-at": 1_735_689_600_000}, 16)])
+        for attempt in range(1, 6):
+            [delivery] = backend.receive_batch([channel])
+            verdict = Verdict.RELEASE if attempt < 5 else Verdict.DEAD
+            reason = "ConnectionError: the bank does not answer"
+            backend.settle([Settlement(delivery, verdict, reason=reason, is_begun=True)])
+
+    give_up("orders.charge", {"order": 7})
+    now += 12.5
+    layers = ChannelLayers()
+    layers.set("default", layer)
+    [letter] = backend.dead_letters()
+
+    def printed(*arguments: str) -> str:
+        assert main(["dead", *arguments], host=Host(layers=layers, command=[])) == 0
+        return "".join([f"$ channels dead {' '.join(arguments)}\n", capsys.readouterr().out])
+
+    output = printed("list") + printed("show", letter.id) + printed("replay", letter.id)
+    for _ in range(3):
+        give_up("mail.out", {"mail": 1})
+    now += 12.5
+    output += printed("drop", "--all", "--channel", "mail.out")
+    found = re.search(r"```console\n(.*?)```", section("channels dead"), re.DOTALL)
+    assert found is not None
+    assert output.replace(letter.id, "ID") == re.sub(r"\b[a-z2-7]{26}\b", "ID", found[1])
+    assert layer.receive(["orders.charge"]) == ("orders.charge", {"order": 7})
 
 
 def test_what_runworker_says_to_a_layer_in_memory_is_what_it_prints() -> None:
