@@ -1,6 +1,7 @@
 """`channels dead`: what it prints, chooses and refuses."""
 
 import json
+
 import pytest
 
 from channels_core import ChannelLayer, ChannelLayers
