@@ -10,6 +10,7 @@ import pytest
 
 PACKAGES = (
     "channels_core",
+    "channels_delay",
     "channels_django",
     "channels_layer_database",
     "channels_layer_memory",

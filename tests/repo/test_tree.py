@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from testsite.fixtures import set_up_django
+
 ROOT = Path(__file__).resolve().parents[2]
 FORBIDDEN_NAMES = {"utils.py", "helpers.py", "common.py", "base.py", "misc.py"}
 LOCK_FILES = {"uv.lock", "poetry.lock", "pdm.lock", "Pipfile.lock", "pylock.toml", "package-lock.json"}
@@ -110,6 +112,7 @@ def test_every_module_says_what_it_is_and_what_it_offers() -> None:
 
 @pytest.mark.parametrize("path", [path for path in SOURCES if path.name == "__init__.py"], ids=module_name)
 def test_every_exported_name_exists(path: Path) -> None:
+    set_up_django()  # without it, nobody can have a model
     module = importlib.import_module(module_name(path))
     assert len(set(module.__all__)) == len(module.__all__)
     assert [name for name in module.__all__ if not hasattr(module, name)] == []

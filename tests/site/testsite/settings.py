@@ -9,6 +9,7 @@ USE_TZ = True
 ROOT_URLCONF = "testsite.urls"
 INSTALLED_APPS = [
     "channels_django",
+    "channels_delay",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",

@@ -6,6 +6,7 @@ not the end of type checking everywhere.
 
 SECRET_KEY = "only-for-types"  # Django insists on one
 INSTALLED_APPS = [
+    "channels_delay",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.messages",

@@ -1,0 +1,3 @@
+"""Management commands."""
+
+__all__: list[str] = []

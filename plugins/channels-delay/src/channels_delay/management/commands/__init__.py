@@ -1,0 +1,3 @@
+"""Management commands: rundelay."""
+
+__all__: list[str] = []

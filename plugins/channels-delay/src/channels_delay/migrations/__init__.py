@@ -1,0 +1,3 @@
+"""Migrations of the tables of channels_delay."""
+
+__all__: list[str] = []

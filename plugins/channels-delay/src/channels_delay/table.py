@@ -1,0 +1,113 @@
+"""What delay servers do with the table: take what is due, so that no two have the same, and say what became of it.
+
+A row in hand is claimed: it carries the claim's name, and its date is put off, so that it becomes due again by itself
+where whoever claimed it dies. Claims are single statements in transactions of their own, and nothing is locked while
+messages are on their way. All functions raise Django's database errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from datetime import datetime, timedelta
+from typing import Final
+
+from django.db import connections, router, transaction
+from django.utils import timezone
+
+from channels_core.names import new_id
+from channels_delay.models import DelayedMessage, DelayedMessageQuerySet, Receipt
+from channels_delay.orders import Order
+
+__all__ = [
+    "CLAIM_TIME",
+    "accept",
+    "claim_due",
+    "database",
+    "finish",
+    "forget_receipts",
+    "next_due",
+    "put_off",
+]
+
+CLAIM_TIME: Final = timedelta(seconds=30)
+"""How long a claim keeps others away: longer than any send takes."""
+_RECEIPTS_KEPT: Final = timedelta(hours=1)
+
+
+def database() -> str:
+    """Alias of the database that the table is in."""
+    return router.db_for_write(DelayedMessage)
+
+
+def _rows() -> DelayedMessageQuerySet:
+    return DelayedMessage.objects.using(database())
+
+
+def accept(orders: Sequence[Order], repeated: Sequence[Order], layer: str, *, with_receipts: bool) -> None:
+    """Keep orders, all or none. Of ``repeated``, handed over once more, those that there is a receipt for are kept."""
+    with transaction.atomic(using=database()):
+        known = set()
+        if repeated:
+            prints = [order.fingerprint for order in repeated]
+            known = set(
+                Receipt.objects.using(database())
+                .filter(fingerprint__in=prints)
+                .values_list("fingerprint", flat=True)
+            )
+        wanted = [*orders, *(order for order in repeated if order.fingerprint not in known)]
+        _rows().bulk_create(
+            DelayedMessage(due_date=order.due, channel_name=order.channel, content=order.text, layer=layer)
+            for order in wanted
+        )
+        if with_receipts and wanted:
+            now = timezone.now()
+            Receipt.objects.using(database()).bulk_create(
+                Receipt(fingerprint=order.fingerprint, accepted=now) for order in wanted
+            )
+
+
+def forget_receipts() -> None:
+    """Delete the receipts of orders that will not come again."""
+    old = timezone.now() - _RECEIPTS_KEPT
+    Receipt.objects.using(database()).filter(accepted__lt=old).delete()
+
+
+def next_due(layer: str) -> datetime | None:
+    """When the next message on ``layer`` is due; ``None`` where none waits."""
+    return _rows().filter(layer=layer).order_by("due_date").values_list("due_date", flat=True).first()
+
+
+def claim_due(layer: str, limit: int) -> list[DelayedMessage]:
+    """At most ``limit`` messages that are due, earliest first, which nobody else gets for :data:`CLAIM_TIME`.
+
+    The dates of what is returned are those the messages were due at.
+    """
+    features = connections[database()].features
+    skips_locked = features.has_select_for_update_skip_locked
+    claim = new_id()
+    # Without row locks, statements stand alone: the update alone decides who gets a row.
+    with transaction.atomic(using=database()) if skips_locked else nullcontext():
+        now = timezone.now()
+        due = _rows().filter(layer=layer, due_date__lte=now).order_by("due_date", "pk")
+        if skips_locked:
+            due = due.select_for_update(skip_locked=True)
+        found = list(due[:limit])
+        if not found:
+            return []
+        taken = _rows().filter(pk__in=[row.pk for row in found], due_date__lte=now)
+        if taken.update(claim=claim, due_date=now + CLAIM_TIME) == len(found):
+            return found
+        ours = set(_rows().filter(pk__in=[row.pk for row in found], claim=claim).values_list("pk", flat=True))
+    return [row for row in found if row.pk in ours]
+
+
+def finish(keys: Sequence[int]) -> None:
+    """Delete messages that have been sent, or never can be."""
+    _rows().filter(pk__in=keys).delete()
+
+
+def put_off(dates: Mapping[int, datetime]) -> None:
+    """End the claim of messages that were not sent: each becomes due at its date."""
+    rows = [DelayedMessage(pk=key, due_date=date, claim="") for key, date in dates.items()]
+    _rows().bulk_update(rows, ["due_date", "claim"])
