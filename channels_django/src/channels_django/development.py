@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from channels_core.worker import Worker
 
-__all__ = ["DevelopmentServer", "bind", "make_uvicorn_server"]
+__all__ = ["DevelopmentServer", "bind", "finish", "make_uvicorn_server"]
 
 logger = logging.getLogger("channels.interface")
 
@@ -78,13 +78,42 @@ def make_uvicorn_server(application: Any) -> uvicorn.Server:
     )
 
 
-class DevelopmentServer:
-    """Serves ``application`` on ``listener`` until stopped; ``worker``, where given, runs beside it."""
+def finish(worker: Worker, make_worker: Callable[[], Worker]) -> None:
+    """Stop ``worker``; on a layer that ends with the process, once nothing waits there any more, or 2 s have passed.
 
-    def __init__(self, application: Any, listener: socket.socket, worker: Worker | None) -> None:
+    A worker that stops gives back what it has received and not begun, and what its consumers sent last waits too: for
+    that, another worker is made.
+    """
+    deadline = monotonic() + _DRAIN
+    while worker.layer.backend.local_only:
+        pause = threading.Event()
+        while _is_anything_waiting(worker) and monotonic() < deadline:
+            pause.wait(0.02)
+        worker.stop(_DRAIN)
+        if monotonic() >= deadline or not _is_anything_waiting(worker):
+            return
+        worker = make_worker()
+        worker.start()
+    worker.stop(_DRAIN)
+
+
+def _is_anything_waiting(worker: Worker) -> bool:
+    return any(one.pending for one in worker.layer.backend.statistics(worker.channels))
+
+
+class DevelopmentServer:
+    """Serves ``application`` on ``listener`` until stopped; a worker that ``make_worker`` makes runs beside it.
+
+    Raises what ``make_worker`` raises.
+    """
+
+    def __init__(
+        self, application: Any, listener: socket.socket, make_worker: Callable[[], Worker] | None
+    ) -> None:
         self._server = make_uvicorn_server(application)
         self._listener = listener
-        self._worker = worker
+        self._make_worker = make_worker
+        self._worker = None if make_worker is None else make_worker()
         self._has_ended = threading.Event()
 
     def run(self, announce: Callable[[], None]) -> None:
@@ -101,8 +130,8 @@ class DevelopmentServer:
                 try:
                     self._server.run(sockets=[self._listener])
                 finally:
-                    if self._worker is not None:
-                        self._finish(self._worker)
+                    if self._worker is not None and self._make_worker is not None:
+                        finish(self._worker, self._make_worker)
         finally:
             self._has_ended.set()
 
@@ -110,15 +139,6 @@ class DevelopmentServer:
         """Make :meth:`run` return, from another thread; whether it did within ``timeout`` seconds."""
         self._server.should_exit = True
         return self._has_ended.wait(timeout)
-
-    def _finish(self, worker: Worker) -> None:
-        backend = worker.layer.backend
-        if backend.local_only:
-            deadline = monotonic() + _DRAIN
-            pause = threading.Event()
-            while monotonic() < deadline and any(one.pending for one in backend.statistics(worker.channels)):
-                pause.wait(0.02)
-        worker.stop(_DRAIN)
 
     @contextmanager
     def _signals(self) -> Iterator[None]:

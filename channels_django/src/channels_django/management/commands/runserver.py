@@ -6,6 +6,7 @@ import errno
 import os
 import sys
 from argparse import ArgumentTypeError
+from collections.abc import Callable
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -19,6 +20,7 @@ from django.utils.version import get_version
 
 from channels_core.exceptions import ChannelsError
 from channels_core.interface import make_interface
+from channels_core.worker import Worker
 from channels_django import conf
 from channels_django.development import DevelopmentServer, bind
 from channels_django.reloading import run_with_reloader
@@ -157,15 +159,16 @@ class Command(DjangoCommand):
 
                 http = ASGIStaticFilesHandler(http)
         application = make_interface(http=http, **changes)
-        worker = None
+        make: Callable[[], Worker] | None = None
         if options["run_worker"]:
             threads = None if "THREADS" in getattr(settings, "CHANNELS", {}) else _THREADS
-            worker = make_worker(
+            make = partial(
+                make_worker,
                 application.layer,
                 threads=threads if options["use_threading"] else 1,
                 is_static_served=is_static_served,
             )
-        return DevelopmentServer(RequestLog(application), listener, worker)
+        return DevelopmentServer(RequestLog(application), listener, make)
 
     def _is_static_served(self, options: dict[str, Any]) -> bool:
         return bool(
