@@ -138,6 +138,11 @@ class Running:
         return self._process.pid
 
     @property
+    def status(self) -> int | None:
+        """Its exit status; None while it runs."""
+        return self._process.poll()
+
+    @property
     def output(self) -> str:
         """What it has printed so far."""
         with self._changed:

@@ -1,0 +1,76 @@
+"""The server behind the layer restarts, dies and stalls: processes wait for it and come back with it."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from deployment.engines import Engine
+from deployment.fleet import Crowd, Fleet
+from deployment.scales import Scale, deliveries, scales
+from deployment.tables import assert_account, seconds, table
+
+BACK_WITHIN = 5.0
+STALL = 5.0
+
+
+def time_to_return(crowd: Crowd, fleet: Fleet) -> float:
+    """Seconds until every worker has answered, and every interface server passed on, a frame sent from now on."""
+    answer = crowd.ask(
+        "wait_for_answers", workers=len(fleet.workers), urls=len(fleet.interfaces), patience=4 * BACK_WITHIN
+    )
+    assert (answer["workers"], answer["urls"]) == (len(fleet.workers), len(fleet.interfaces)), answer
+    took: float = answer["took"]
+    return took
+
+
+@scales
+@deliveries
+def test_proof_3_the_server_restarts_dies_and_stalls(
+    engine: Engine, delivery: str, scale: Scale, tmp_path: Path, show: Callable[[str], None]
+) -> None:
+    """Nobody exits, no socket closes, all are back within five seconds, and members are members still.
+
+    At-least-once: nothing is lost. At-most-once: nothing comes twice.
+    """
+    server = engine.server
+    if server is None:
+        pytest.skip(f"{engine.name} has no server to restart")
+    # What a stalled server holds is late, not lost: nobody gives it up before.
+    channels = {"CREDIT_TIMEOUT": 2 * STALL}
+    with Fleet(engine, tmp_path, config={"delivery": {"websocket.*": delivery}}, channels=channels) as fleet:
+        fleet.start(interfaces=scale.interfaces, workers=scale.workers)
+        crowd = fleet.crowd()
+        crowd.connect(fleet.interfaces, scale.clients)
+        crowd.talk(scale, engine)
+        took: dict[str, float] = {}
+        for _ in range(max(1, scale.rounds // 3)):
+            time.sleep(1.0)
+            server.stop()
+            server.start()
+            took["restart"] = max(took.get("restart", 0.0), time_to_return(crowd, fleet))
+            server.kill()
+            server.start()
+            took["kill"] = max(took.get("kill", 0.0), time_to_return(crowd, fleet))
+            server.stall()
+            time.sleep(STALL)
+            server.resume()
+            took["stall"] = max(took.get("stall", 0.0), time_to_return(crowd, fleet))
+        members = fleet.layer.backend.group_count("room")
+        account = crowd.ask("quiet", patience=45)
+        show(
+            table(
+                f"Proof 3, {engine.name}, {delivery}: server restarted, killed and stalled for {STALL:.0f} s",
+                account,
+                "back after: " + ", ".join(f"{what} {seconds(value)}" for what, value in took.items()),
+                f"members of the room: {members}",
+            )
+        )
+        assert members == scale.clients
+        if delivery == "at-most-once":
+            assert_account(account, lost=None, sent=scale.clients)
+        else:
+            assert_account(account, may_repeat=True, sent=scale.clients)
+        assert max(took.values()) <= BACK_WITHIN, took
+        fleet.assert_healthy()

@@ -1,0 +1,98 @@
+"""One client among a hundred never reads."""
+
+import base64
+import os
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from deployment.engines import Engine
+from deployment.fleet import Fleet, Interface, resident
+from deployment.scales import Scale, scales
+from deployment.tables import assert_account, table, waits
+
+OTHERS = 99
+POURED = 64
+"""Messages of 16 KiB that one frame of the deaf client asks for: 1 MiB."""
+POURS = 24
+OUTBOUND = 4 * 2**20
+NOISE = 3.0
+"""Times the 99th percentile of a run without the deaf client: two such runs differ by nearly as much."""
+ALLOWANCE = 0.05
+
+
+@contextmanager
+def deaf_client(interface: Interface) -> Iterator[Callable[[str], None]]:
+    """A client with the smallest of receive buffers, which it never empties; gives what sends a frame for it."""
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.settimeout(10)
+        sock.connect(("127.0.0.1", interface.port))
+        key = base64.b64encode(os.urandom(16)).decode()
+        lines = [
+            "GET / HTTP/1.1", "Host: 127.0.0.1", "Connection: Upgrade", "Upgrade: websocket",
+            f"Sec-WebSocket-Key: {key}", "Sec-WebSocket-Version: 13", "", "",
+        ]  # fmt: skip
+        sock.sendall("\r\n".join(lines).encode())
+        assert sock.recv(12) == b"HTTP/1.1 101"
+
+        def say(text: str) -> None:
+            data = text.encode()
+            # A frame of less than 126 bytes whose mask is zero.
+            sock.sendall(struct.pack("!BBI", 0x81, 0x80 | len(data), 0) + data)
+
+        yield say
+
+
+@scales
+def test_proof_6_a_client_that_never_reads(
+    engine: Engine, scale: Scale, tmp_path: Path, show: Callable[[str], None]
+) -> None:
+    """The others' p99 stays within noise, memory stays flat, and it is closed at its limit, and counted."""
+    listen = 3.0 if scale.rounds < 10 else 10.0
+    with Fleet(engine, tmp_path, config={"process_lease": 3.0}) as fleet:
+        fleet.start(interfaces=1, workers=2)
+        [interface] = fleet.interfaces
+        crowd = fleet.crowd()
+        crowd.connect(fleet.interfaces, OTHERS)
+        crowd.talk(scale, engine)
+        time.sleep(1.0)
+        crowd.ask("mark")
+        time.sleep(listen)
+        before = crowd.ask("mark")
+        memory = highest = resident(interface.pid)
+        with deaf_client(interface) as say:
+            for _ in range(POURS):
+                say(f"pour {POURED}")
+            began = time.monotonic()
+            while fleet.counters().get("slow_closed", 0) < 1 or time.monotonic() - began < listen:
+                assert time.monotonic() - began < 30, f"It was never closed.\n{fleet.report()}"
+                highest = max(highest, resident(interface.pid))
+                time.sleep(0.05)
+            during = crowd.ask("mark")
+            fleet.wait_until(
+                lambda: fleet.layer.backend.group_count("room") == OTHERS, "it is no member any more"
+            )
+        time.sleep(listen)
+        after = crowd.ask("mark")
+        account = crowd.ask("quiet", patience=20)
+        end = resident(interface.pid)
+        show(
+            table(
+                f"Proof 6, {engine.name}: one client of {OTHERS + 1} never reads the {POURS} MiB that it asks for",
+                account,
+                f"others without it: {waits(before)}",
+                f"others beside it:  {waits(during)}",
+                f"others after it:   {waits(after)}",
+                f"memory of the interface server: {memory / 2**20:.1f} MiB without it, at most"
+                f" {highest / 2**20:.1f} MiB beside it, {end / 2**20:.1f} MiB after it",
+            )
+        )
+        assert_account(account, sent=OTHERS)
+        assert during["p99"] <= NOISE * max(before["p99"], after["p99"]) + ALLOWANCE
+        assert highest - memory <= OUTBOUND + 0.1 * memory
+        assert fleet.counters()["slow_closed"] == 1
+        fleet.assert_healthy()

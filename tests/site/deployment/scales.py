@@ -1,0 +1,45 @@
+"""How much of everything: a quick scale for the suite, and the long one of ``make soak``."""
+
+from dataclasses import dataclass
+
+import pytest
+
+__all__ = ["QUICK", "SOAK", "Scale", "deliveries", "scales"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """The size of a proof."""
+
+    clients: int
+    interfaces: int
+    workers: int
+    rounds: int
+    """How many times every worker is replaced, or killed."""
+    cycles: int
+    """Connects and disconnects."""
+    interval: float
+    """Seconds between two frames of a client."""
+    room_every: int
+    """Frames between two broadcasts of a speaker."""
+    speakers: int
+
+
+QUICK = Scale(
+    clients=60, interfaces=1, workers=2, rounds=2, cycles=600, interval=0.05, room_every=20, speakers=4
+)
+SOAK = Scale(
+    clients=500, interfaces=2, workers=3, rounds=10, cycles=10_000, interval=0.4, room_every=8, speakers=4
+)
+
+
+scales = pytest.mark.parametrize(
+    "scale",
+    [
+        pytest.param(QUICK, id="quick"),
+        pytest.param(SOAK, id="soak", marks=[pytest.mark.soak, pytest.mark.timeout(900)]),
+    ],
+)
+"""Runs a proof on both; the long one only when asked for."""
+
+deliveries = pytest.mark.parametrize("delivery", ["at-most-once", "at-least-once"])
