@@ -56,7 +56,7 @@ def offered(*command: str | Path) -> set[str]:
     return {option for entry in listed for option in re.findall(r"(?<![\w-])--?[-\w]+", entry)} - common
 
 
-@pytest.mark.parametrize("command", ["plugins", "worker", "send", "inspect"])
+@pytest.mark.parametrize("command", ["plugins", "worker", "send", "inspect", "clean"])
 def test_every_option_of_a_sub_command_is_documented_and_none_else(command: str) -> None:
     assert documented(f"channels {command}") == offered(CHANNELS, command)
 

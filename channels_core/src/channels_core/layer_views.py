@@ -274,6 +274,9 @@ class DerivedViews:
     async def adrop_dead(self: LayerBackend, ids: Sequence[str]) -> int:  # type: ignore[misc]  # mixin
         return await self._run_sync(partial(self.drop_dead, ids))
 
+    async def aclean(self: LayerBackend, *, limit: int | None = None) -> int:  # type: ignore[misc]  # mixin
+        return await self._run_sync(partial(self.clean, limit=limit))
+
     async def aclose(self: LayerBackend) -> None:  # type: ignore[misc]  # mixin
         await self._run_sync(self.close)
 

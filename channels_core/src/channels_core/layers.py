@@ -191,7 +191,7 @@ class LayerBackend(DerivedViews):
         open_process renew_process close_process processes
         flush statistics dead_letters replay_dead drop_dead
 
-    ``send_one``, ``exchange`` and ``close`` have defaults worth overriding; ``wake`` has none, and
+    ``send_one``, ``exchange``, ``clean`` and ``close`` have defaults worth overriding; ``wake`` has none, and
     ``send_in_transaction`` is for backends that keep messages in a database. Synchronous methods may be
     called from any thread, asynchronous ones from any running event loop, all at once; they agree with each other.
 
@@ -479,6 +479,16 @@ class LayerBackend(DerivedViews):
     def drop_dead(self, ids: Sequence[str]) -> int:
         """Delete dead letters; returns how many there were."""
         return self._run_async(self.adrop_dead(ids))
+
+    def clean(self, *, limit: int | None = None) -> int:
+        """Delete what nobody will read any more: expired messages, what dead processes and lapsed memberships left.
+
+        Beside traffic, in small steps, about ``limit`` rows or messages in all where given; returns how many went. May
+        take long. Backends clean up as they work; this is for what piled up, so the default has nothing to do.
+        """
+        if type(self).aclean is not LayerBackend.aclean:
+            return self._run_async(self.aclean(limit=limit))
+        return 0
 
     def wake(self) -> None:
         """Make every ``receive_batch`` that waits in this process return at once. Idempotent, from any thread.

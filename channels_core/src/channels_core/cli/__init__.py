@@ -13,14 +13,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from channels_core.channel_layer import CONFIG_VARIABLE, channel_layers
-from channels_core.cli import dead, inspect, plugins, send, worker
+from channels_core.cli import clean, dead, inspect, plugins, send, worker
 from channels_core.cli.host import Host
 from channels_core.exceptions import ChannelsError
 from channels_core.import_strings import import_target
 
 __all__ = ["Host", "main"]
 
-_COMMANDS = (plugins, worker, send, inspect, dead)
+_COMMANDS = (plugins, worker, send, inspect, dead, clean)
 
 
 def main(argv: Sequence[str] | None = None, *, prog: str = "channels", host: Host | None = None) -> int:
