@@ -303,6 +303,10 @@ class Visitors:
         async with asyncio.timeout(patience):
             return await asyncio.gather(*background)
 
+    async def say_one(self, text: str) -> bool:
+        """One of the open ones says it."""
+        return await next(client for client in self.clients if client.is_open).say(text)
+
     async def wait_closed(self, count: int, patience: float) -> dict[str, Any]:
         """Wait until so many of the clients are closed."""
         with contextlib.suppress(TimeoutError):

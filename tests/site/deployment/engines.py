@@ -41,6 +41,8 @@ class Engine:
     """How much the engine keeps for the layer: of each kind of thing, what is not about a living process."""
     databases: Mapping[str, Any] = field(default_factory=dict)
     apps: tuple[str, ...] = ()
+    source: str | None = None
+    """Where the layer's own code is, in a checkout."""
     pace: float = 1.0
     """How much slower than Redis it may be driven."""
 

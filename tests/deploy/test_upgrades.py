@@ -1,0 +1,64 @@
+"""Yesterday's processes and messages beside today's: a deploy never has everything new at once."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from deployment.engines import Engine
+from deployment.fleet import Fleet
+from deployment.history import NoHistory, unpack_previous_code
+from deployment.scales import QUICK
+from deployment.tables import assert_account, table
+
+
+@pytest.fixture
+def previous_code(tmp_path: Path, engine: Engine) -> tuple[Path, str]:
+    """Where the code of before today's is, and which commit it is of."""
+    folder = tmp_path / "previous"
+    try:
+        commit = unpack_previous_code(folder)
+    except NoHistory as reason:
+        pytest.skip(f"NO UPGRADE TEST, since {reason}")
+    if engine.source is not None and not (folder / engine.source).is_dir():
+        pytest.skip(
+            f"NO UPGRADE TEST on {engine.name}: there is no {engine.source} yet in commit {commit[:7]}"
+        )
+    return folder, commit[:7]
+
+
+@pytest.mark.parametrize("yesterday", ["interface", "worker"])
+def test_yesterdays_processes_work_with_todays(
+    engine: Engine,
+    yesterday: str,
+    previous_code: tuple[Path, str],
+    tmp_path: Path,
+    show: Callable[[str], None],
+) -> None:
+    """In both delivery classes at once: connecting and leaving in one, talking in the other."""
+    code, commit = previous_code
+    config = {"delivery": {"websocket.receive": "at-least-once"}}
+    with Fleet(engine, tmp_path, config=config) as fleet:
+        fleet.start_interface(code=code if yesterday == "interface" else None)
+        fleet.start_worker(code=code if yesterday == "worker" else None)
+        fleet.wait_until_ready()
+        crowd = fleet.crowd()
+        crowd.connect(fleet.interfaces, QUICK.clients)
+        crowd.talk(QUICK, engine)
+        time.sleep(1.0)
+        answers = crowd.ask("get", port=fleet.interfaces[0].port, count=5)
+        account = crowd.ask("quiet", patience=20)
+        members = fleet.layer.backend.group_count("room")
+        crowd.ask("close")
+        fleet.wait_until(lambda: not fleet.layer.backend.groups(), "those who left are no members")
+        show(
+            table(
+                f"Upgrade, {engine.name}: the {yesterday} of commit {commit}, everything else of today",
+                account,
+            )
+        )
+        assert answers == {"200": 5}
+        assert members == QUICK.clients
+        assert_account(account, sent=QUICK.clients)
+        fleet.assert_healthy()
