@@ -188,7 +188,19 @@ def _run_tests(block: Block) -> None:
 
     name = f"test_line_{block.line}.py"
     _write(name, block.source)
-    options = ["-q", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", ".", "-o", "asyncio_mode=auto"]
+    options = [
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:django",
+        "-c",
+        os.devnull,
+        "--rootdir",
+        ".",
+        "-o",
+        "asyncio_mode=auto",
+    ]
     options += ["-o", "asyncio_default_fixture_loop_scope=function", "--import-mode=importlib"]
     output = io.StringIO()
     with contextlib.redirect_stdout(output):
