@@ -10,7 +10,7 @@ import pytest
 
 from channels_core import ChannelFull, ChannelLayer, Message, MessageTooLarge
 from channels_core.exceptions import BlockingCallError, InvalidMessageError, InvalidNameError
-from channels_core.headers import CREDIT, CREDITED
+from channels_core.headers import CREDIT, CREDITED, FRAME
 from channels_core.layers import Delivery, Exchange, Outcome, Send, Turn
 from channels_core.routing import Consumer, Match, Router
 from channels_layer_memory import MemoryBackend
@@ -219,12 +219,12 @@ def test_credit_of_expired_messages_comes_back() -> None:
     now = [0.0]
     backend = MemoryBackend(clock=lambda: now[0])
     layer = ChannelLayer(backend)
-    backend.send_one(layer.prepare("chat", {}, {CREDIT: "in!x"}))
+    backend.send_one(layer.prepare("chat", {}, {CREDIT: "in!x", FRAME: 7}))
     backend.send_one(layer.prepare("chat", {}))
     now[0] += 61
     assert layer.receive(["chat"]) == (None, None)
     [credit] = backend.receive_batch(["in!"], timeout=0)
-    assert (credit.content, credit.headers, credit.locals) == ({}, {CREDITED: "x"}, ("x",))
+    assert (credit.content, credit.headers, credit.locals) == ({}, {CREDITED: "x", FRAME: 7}, ("x",))
     assert layer.counters.expired == 2
 
 

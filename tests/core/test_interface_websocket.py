@@ -9,7 +9,7 @@ import pytest
 
 from asgi_wire import PATIENCE, FlakyBackend, FutureWire, SteppedWire, WaitingBackend, Wire, serving
 from channels_core.exceptions import SendUncertain
-from channels_core.headers import ALONE, CREDIT, CREDITED, SENT_AT
+from channels_core.headers import ALONE, CREDIT, CREDITED, FRAME, SENT_AT
 from channels_core.layers import Send
 from channels_core.origins import OriginValidator
 from channels_layer_memory import MemoryBackend
@@ -56,7 +56,7 @@ async def test_b100_connect_message() -> None:
         }
         assert re.fullmatch(r"websocket\.send\.[a-z2-7]{26}![a-z2-7]{26}", reply_channel)
         assert connect.headers.pop(SENT_AT)
-        assert connect.headers == {CREDIT: reply_channel, ALONE: 1}
+        assert connect.headers == {CREDIT: reply_channel, FRAME: 0, ALONE: 1}
 
 
 @WIRES
@@ -73,6 +73,7 @@ async def test_b103_frames_in_order_and_echoed(wire: type[Wire]) -> None:
                 "text": text,
             }
             assert frame.headers[CREDIT] == reply_channel
+            assert frame.headers[FRAME] == order
             site.reply(frame, {"text": f"{text}!"})
             assert await socket.next() == {"type": "websocket.send", "text": f"{text}!"}
         socket.push(type="websocket.receive", bytes=b"\x00\xff")
@@ -583,6 +584,67 @@ async def test_lost_message_is_counted_and_the_connection_goes_on(caplog: pytest
         assert (await site.taken("websocket.receive")).content["text"] == "b"
         assert site.counters.credit_lost == 1
     assert "was lost: its worker neither answered nor gave its credit back in time." in caplog.text
+
+
+async def test_credit_that_comes_after_it_was_given_up_opens_no_window() -> None:
+    async with serving(credit_timeout=0.1) as site:
+        socket, _ = await site.open()
+        for text in "abc":
+            socket.push(type="websocket.receive", text=text)
+        first = await site.taken("websocket.receive")
+        second = await site.taken("websocket.receive")
+        assert second.content["text"] == "b"
+        assert site.counters.credit_lost == 1
+        site.reply(first, {"text": "late"})
+        assert await socket.next() == {"type": "websocket.send", "text": "late"}
+        assert await site.nothing_on("websocket.receive")
+        assert site.counters.credit_late == 1
+        site.reply(second)
+        assert (await site.taken("websocket.receive")).content["text"] == "c"
+
+
+async def test_credit_that_comes_twice_opens_no_window() -> None:
+    async with serving() as site:
+        socket, _ = await site.open()
+        for text in "abc":
+            socket.push(type="websocket.receive", text=text)
+        first = await site.taken("websocket.receive")
+        site.reply(first, {"text": "a"})
+        second = await site.taken("websocket.receive")
+        site.reply(first, {"text": "a"})  # the message was run again
+        assert [(await socket.next())["text"] for _ in range(2)] == ["a", "a"]
+        assert await site.nothing_on("websocket.receive")
+        assert site.counters.credit_late == 1
+        site.reply(second)
+        assert (await site.taken("websocket.receive")).content["text"] == "c"
+
+
+@pytest.mark.parametrize("number", [None, "1", 1.5])
+async def test_credit_of_a_worker_that_knows_no_numbers_is_that_of_the_oldest(number: Any) -> None:
+    async with serving() as site:
+        socket, reply_channel = await site.open()
+        for text in "ab":
+            socket.push(type="websocket.receive", text=text)
+        await site.taken("websocket.receive")
+        headers: dict[str, Any] = {CREDITED: reply_channel.partition("!")[2]}
+        if number is not None:
+            headers[FRAME] = number
+        site.backend.send_one(Send(reply_channel, {}, headers, 0))
+        assert (await site.taken("websocket.receive")).content["text"] == "b"
+        assert site.counters.credit_late == 0
+
+
+async def test_a_refused_frame_and_a_new_lease_leave_the_window_open() -> None:
+    backend = MemoryBackend(channel_capacity={"websocket.receive": 1}, process_lease=60)
+    async with serving(backend=backend, credit_window=2) as site:
+        socket, _ = await site.open()
+        backend.send_one(Send("websocket.receive", {"text": "in the way"}, {}, 20))
+        for text in "ab":
+            socket.push(type="websocket.receive", text=text)
+        await until(lambda: site.counters.full > 0)
+        assert (await site.taken("websocket.receive")).content["text"] == "in the way"
+        frames = [await site.taken("websocket.receive") for _ in range(2)]
+        assert [(frame.content["text"], frame.headers[FRAME]) for frame in frames] == [("a", 1), ("b", 2)]
 
 
 async def test_message_that_expires_unread_gives_its_credit_back() -> None:

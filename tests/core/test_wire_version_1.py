@@ -82,12 +82,14 @@ def assert_no_less(delivery: Delivery) -> None:
 
 def test_the_names_of_headers_stay() -> None:
     assert (headers.WIRE_VERSION, headers.VERSION, headers.SENT_AT) == (1, "c-v", "c-at")
-    assert (headers.CREDIT, headers.CREDITED, headers.WINDOW, headers.ALONE) == (
+    assert (headers.CREDIT, headers.CREDITED, headers.FRAME, headers.WINDOW, headers.ALONE) == (
         "c-credit",
         "c-credited",
+        "c-frame",
         "c-window",
         "c-alone",
     )
+    assert headers.DELAYED == "c-delayed"
     assert headers.RETRIES_KEY == "__retries__"
 
 

@@ -21,7 +21,7 @@ from channels_core import (
     WorkerConfig,
 )
 from channels_core.exceptions import InvalidMessageError
-from channels_core.headers import CREDIT, CREDITED
+from channels_core.headers import CREDIT, CREDITED, FRAME
 from channels_core.layers import Delivery, Send
 from channels_core.middleware import ConsumerMiddleware
 from channels_core.routing import Match
@@ -614,6 +614,24 @@ def test_credit_rides_on_the_last_reply_or_travels_alone(bench: Bench) -> None:
     for text in ("say nothing", "fail"):
         (alone,) = exchange(text, 1)
         assert (alone.content, alone.headers[CREDITED]) == ({}, "client")
+        assert FRAME not in alone.headers
+
+
+def test_the_number_of_a_message_goes_back_with_its_credit(bench: Bench) -> None:
+    process = bench.backend.open_process("interface")
+    connection = f"websocket.send.{process}!client"
+
+    def consumer(message: Message) -> None:
+        if message["text"]:
+            assert message.reply_channel is not None
+            message.reply_channel.send({"text": message["text"]})
+
+    bench.work({"websocket.receive": consumer})
+    for number, text in enumerate(["answered", ""]):
+        content = {"reply_channel": connection, "text": text}
+        bench.backend.send_one(Send("websocket.receive", content, {CREDIT: connection, FRAME: number}, 10))
+        answer = bench.deliver(f"websocket.send.{process}!")
+        assert (answer.headers[CREDITED], answer.headers[FRAME]) == ("client", number)
 
 
 def test_a_requeued_message_keeps_its_credit_until_it_is_done(bench: Bench) -> None:

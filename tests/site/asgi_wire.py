@@ -8,7 +8,7 @@ from typing import Any
 from channels_core.channel_layer import ChannelLayer
 from channels_core.config import InterfaceConfig
 from channels_core.exceptions import LayerUnavailable
-from channels_core.headers import CREDITED
+from channels_core.headers import CREDITED, FRAME
 from channels_core.interface import InterfaceApplication
 from channels_core.layers import Delivery, LayerBackend, Outcome, Send
 from channels_core.origins import OriginValidator
@@ -195,6 +195,8 @@ class Site:
         """Answer as a worker does, giving the credit back on the message."""
         name = delivery.content["reply_channel"]
         headers: dict[str, str | int] = {CREDITED: name[name.index("!") + 1 :]} if credit else {}
+        if credit and FRAME in delivery.headers:
+            headers[FRAME] = delivery.headers[FRAME]
         assert self.backend.send_one(Send(name, content or {}, headers, 64)) is Outcome.SENT
 
     async def open(self, path: str = "/chat", **scope: Any) -> tuple[Wire, str]:

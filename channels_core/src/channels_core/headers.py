@@ -13,6 +13,8 @@ __all__ = [
     "ALONE",
     "CREDIT",
     "CREDITED",
+    "DELAYED",
+    "FRAME",
     "RETRIES_KEY",
     "SENT_AT",
     "TRACE",
@@ -31,6 +33,11 @@ CREDIT: Final = "c-credit"
 """The message is under flow control: full name of the connection's reply channel (str)."""
 CREDITED: Final = "c-credited"
 """One credit goes back to the connection whose reply channel has this local part (str)."""
+DELAYED: Final = "c-delayed"
+"""The message waited with a delay server, under this key: one that it had to send twice carries the same (int)."""
+FRAME: Final = "c-frame"
+"""With ``c-credit``: which message of its connection this is, counted from 0. Goes back with ``c-credited``, so that a
+credit which comes late or twice is known for what it is; a credit without it is that of the oldest message (int)."""
 WINDOW: Final = "c-window"
 """On http.request: how many full chunks of its response may be on their way unacknowledged (int)."""
 ALONE: Final = "c-alone"

@@ -44,6 +44,8 @@ class Counters:
     """Sockets closed because their client did not keep up, or their messages could not be sent on in time."""
     credit_lost: int = 0
     """Messages under flow control whose worker never answered."""
+    credit_late: int = 0
+    """Credits that came when they had been given up as lost, or a second time, of a message that was run twice."""
     unknown_reply: int = 0
     """Replies to connections that had ended."""
 

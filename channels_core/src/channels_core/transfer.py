@@ -15,7 +15,7 @@ from contextlib import suppress
 from random import uniform
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from channels_core.credit import credit_of, credit_send
+from channels_core.credit import credit_of, credit_send, number_of
 from channels_core.exceptions import (
     ChannelsError,
     LayerUnavailable,
@@ -159,7 +159,7 @@ def _give_credit(delivery: Delivery, deadline: float) -> Generator[_Call, Any, N
     wants_credit = credit_of(delivery.headers)
     while wants_credit is not None:
         try:
-            outcome = yield _call("send_one", credit_send(wants_credit))
+            outcome = yield _call("send_one", credit_send(wants_credit, number_of(delivery.headers)))
         except SendUncertain:
             return
         except LayerUnavailable:

@@ -15,7 +15,7 @@ from time import time_ns
 from typing import Any, Final
 
 from channels_core import exceptions
-from channels_core.credit import credit_of, credit_send
+from channels_core.credit import credits_of
 from channels_core.exceptions import (
     BlockingCallError,
     InvalidChannelLayerError,
@@ -263,7 +263,7 @@ class ChannelLayer:
             )
 
     def _return_credit(self, expired: Sequence[Mapping[str, str | int]]) -> None:
-        returns = [credit_send(channel) for headers in expired if (channel := credit_of(headers)) is not None]
+        returns = credits_of(expired)
         if not returns:
             return
         if self.backend.is_waiting and in_running_loop():

@@ -14,8 +14,8 @@ from collections.abc import Awaitable, Mapping
 from time import time_ns
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from channels_core.credit import credit_of
-from channels_core.headers import CREDIT, SENT_AT, WINDOW
+from channels_core.credit import credit_of, take_credit
+from channels_core.headers import CREDIT, FRAME, SENT_AT, WINDOW
 from channels_core.interface.asgi import Event, Receive, Scope, ServerSend
 from channels_core.interface.headers import (
     BadHeaders,
@@ -73,12 +73,13 @@ class HttpRequest:
 
     __slots__ = (
         "_announced",
+        "_awaited",
         "_body_channel",
+        "_chunks",
         "_deadline",
         "_ending",
         "_flight_since",
         "_has_begun",
-        "_in_flight",
         "_inbox",
         "_is_at_client",
         "_is_complete",
@@ -115,7 +116,9 @@ class HttpRequest:
         self._watcher: asyncio.Task[None] | None = None
         self._deadline = 0.0
         self._write_until: float | None = None
-        self._in_flight = 0
+        self._chunks = 0
+        self._awaited: list[int] = []
+        """The chunks whose credit has not come back."""
         self._flight_since = 0.0
         self._ending: _Ending | None = None
         self._has_begun = self._is_complete = self._is_sent = False
@@ -261,14 +264,20 @@ class HttpRequest:
 
     async def _send_chunk(self, piece: bytes, is_last: bool) -> bool:
         inbox = self._inbox
-        while self._in_flight >= inbox.config.body_window and not self._replies and self._ending is None:
+        while len(self._awaited) >= inbox.config.body_window and not self._replies and self._ending is None:
             await self._wait()
         if self._replies or self._ending is not None:
             return False
         assert self._body_channel is not None
-        self._in_flight += 1
+        chunk = self._chunks
+        self._chunks += 1
+        self._awaited.append(chunk)
         self._flight_since = inbox.now
-        headers: dict[str, str | int] = {SENT_AT: time_ns() // 1_000_000, CREDIT: self._reply_channel}
+        headers: dict[str, str | int] = {
+            SENT_AT: time_ns() // 1_000_000,
+            CREDIT: self._reply_channel,
+            FRAME: chunk,
+        }
         content = {"content": piece, "more_content": not is_last}
         outcome = await inbox.insist(
             Send(self._body_channel, content, headers, len(piece) + 64), until=self._deadline
@@ -431,16 +440,17 @@ class HttpRequest:
     def deliver_frame(self, event: Event, content: Mapping[str, Any]) -> None:
         self.deliver(content, {})
 
-    def credited(self) -> None:
-        if self._in_flight:
-            self._in_flight -= 1
+    def credited(self, number: int | None) -> None:
+        if take_credit(self._awaited, number):
             self._flight_since = self._inbox.now
-        self._wake()
+            self._wake()
+        else:
+            self._inbox.counters.credit_late += 1
 
     def sweep(self, now: float) -> None:
-        if self._in_flight and now - self._flight_since > self._inbox.credit_patience:
+        if self._awaited and now - self._flight_since > self._inbox.credit_patience:
             self._inbox.counters.credit_lost += 1
-            self.credited()
+            self.credited(None)
         if self._write_until is not None:
             if now > self._write_until:
                 self._end_by(_Ending.STALLED)

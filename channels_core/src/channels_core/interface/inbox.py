@@ -13,7 +13,7 @@ from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from time import thread_time
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from channels_core.credit import credit_of, credit_send
+from channels_core.credit import credit_of, credit_send, number_of
 from channels_core.exceptions import LayerUnavailable, SendUncertain
 from channels_core.headers import CREDITED
 from channels_core.interface.asgi import Event
@@ -46,8 +46,8 @@ class Connection(Protocol):
     def deliver_frame(self, event: Event, content: Mapping[str, Any]) -> None:
         """A broadcast arrived whose content is nothing but a frame: ``event``, shared by all its receivers."""
 
-    def credited(self) -> None:
-        """A credit came back."""
+    def credited(self, number: int | None) -> None:
+        """The credit of message ``number`` came back; of the oldest one, where a worker did not say."""
 
     def sweep(self, now: float) -> None:
         """Time has passed: end what took too long."""
@@ -268,7 +268,7 @@ class Inbox:
                     if connection is None:
                         self.counters.unknown_reply += 1
                     else:
-                        connection.credited()
+                        connection.credited(number_of(headers))
             except Exception:
                 logger.exception(
                     "A message to %r could not be handed on; this is a bug in the interface.",

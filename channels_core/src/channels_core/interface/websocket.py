@@ -13,7 +13,8 @@ from functools import partial
 from time import time_ns
 from typing import TYPE_CHECKING, Any, Final
 
-from channels_core.headers import ALONE, CREDIT, SENT_AT
+from channels_core.credit import take_credit
+from channels_core.headers import ALONE, CREDIT, FRAME, SENT_AT
 from channels_core.interface.asgi import (
     EXCLUSIVE_SERVERS,
     STEPPED_SERVERS,
@@ -66,12 +67,12 @@ class WebSocketConnection:
 
     __slots__ = (
         "_answers",
+        "_awaited",
         "_backlog",
         "_close_code",
         "_deadline",
         "_expires",
         "_flight_since",
-        "_in_flight",
         "_inbox",
         "_is_hurried",
         "_is_interrupted",
@@ -102,7 +103,8 @@ class WebSocketConnection:
         self._waiter: asyncio.Future[None] | None = None
         self._local = self._reply_channel = self._path = ""
         self._order = 0
-        self._in_flight = 0
+        self._awaited: list[int] = []
+        """The numbers of the messages whose credit has not come back."""
         self._flight_since = 0.0
         self._deadline = 0.0
         self._expires: float | None = None
@@ -187,9 +189,9 @@ class WebSocketConnection:
             + len(connect["query_string"])
             + sum(len(name) + len(value) + 8 for name, value in connect["headers"])
         )
-        self._in_flight = 1
+        self._awaited.append(0)
         self._flight_since = inbox.loop.time()
-        headers = {**self._headers(), CREDIT: self._reply_channel}
+        headers = {**self._headers(), CREDIT: self._reply_channel, FRAME: 0}
         outcome = await inbox.send(Send("websocket.connect", connect, headers, size))
         if outcome is not Outcome.SENT and outcome is not Outcome.UNCERTAIN:
             inbox.forget(self._local)
@@ -280,7 +282,7 @@ class WebSocketConnection:
         inbox = self._inbox
         window = inbox.config.credit_window
         send_one = None if inbox.is_waiting else inbox.backend.send_one
-        path, reply_channel = self._path, self._reply_channel
+        path, reply_channel, awaited = self._path, self._reply_channel, self._awaited
         max_size = min(
             inbox.config.max_frame_size, inbox.backend.max_message_size - _ENVELOPE - len(path.encode())
         )
@@ -310,14 +312,14 @@ class WebSocketConnection:
                 continue
             headers: dict[str, str | int]
             if window == 1:
-                headers = {SENT_AT: time_ns() // 1_000_000, CREDIT: reply_channel, ALONE: 1}
+                headers = {SENT_AT: time_ns() // 1_000_000, CREDIT: reply_channel, FRAME: order, ALONE: 1}
             else:
-                headers = {SENT_AT: time_ns() // 1_000_000, CREDIT: reply_channel}
+                headers = {SENT_AT: time_ns() // 1_000_000, CREDIT: reply_channel, FRAME: order}
             message = Send("websocket.receive", content, headers, size + _ENVELOPE)
-            if self._in_flight >= window and not await self._get_credit(message, receive):
+            if len(awaited) >= window and not await self._get_credit(message, receive):
                 continue
             self._order = order
-            self._in_flight += 1
+            awaited.append(order)
             self._flight_since = inbox.now
             if send_one is None:
                 outcome = await inbox.send(message)
@@ -349,7 +351,7 @@ class WebSocketConnection:
         """Wait until the window has room for ``message``. ``False`` when it must not be sent here any more: the socket
         is being closed, or the client has left, and the message goes ahead of the disconnect."""
         self._pending = message
-        while self._in_flight >= self._inbox.config.credit_window and self._state == _OPEN:
+        while len(self._awaited) >= self._inbox.config.credit_window and self._state == _OPEN:
             if await self._has_left(receive):
                 return False
         self._pending = None
@@ -370,14 +372,14 @@ class WebSocketConnection:
                     return
             self._pending = None
             outcome = sending.result()
-        self._settle(outcome)
+        self._settle(outcome, self._order)
 
-    def _settle(self, outcome: Outcome) -> None:
-        """What the last outcome of sending a frame means for its connection."""
+    def _settle(self, outcome: Outcome, order: int) -> None:
+        """What the last outcome of sending the frame ``order`` means for its connection."""
         self._flight_since = self._inbox.now
         if outcome is Outcome.SENT or outcome is Outcome.UNCERTAIN:
             return  # an uncertain frame is not sent twice: its credit comes back, or is counted as lost
-        self.credited()
+        self.credited(order)
         if outcome is Outcome.TOO_LARGE:
             self.close(_TOO_BIG)
         elif outcome is Outcome.FULL:
@@ -580,21 +582,22 @@ class WebSocketConnection:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    def credited(self) -> None:
-        if self._in_flight:
-            self._in_flight -= 1
+    def credited(self, number: int | None) -> None:
+        if take_credit(self._awaited, number):
             self._flight_since = self._inbox.now
-        self._wake()
+            self._wake()
+        else:
+            self._inbox.counters.credit_late += 1
 
     def sweep(self, now: float) -> None:
         inbox = self._inbox
-        if self._in_flight and now - self._flight_since > inbox.credit_patience:
+        if self._awaited and now - self._flight_since > inbox.credit_patience:
             inbox.counters.credit_lost += 1
             logger.warning(
                 "A message of %r was lost: its worker neither answered nor gave its credit back in time.",
                 redact(self._reply_channel),
             )
-            self.credited()
+            self.credited(None)
         if self._state == _CONNECTING:
             if now > self._deadline:
                 self._give_up_handshake()
@@ -629,7 +632,7 @@ class WebSocketConnection:
         self._interrupt()
 
     def lose_lease(self) -> None:
-        self._in_flight = 0
+        self._awaited.clear()
         self._wake()
         self.shut_down()
 
@@ -653,7 +656,7 @@ class WebSocketConnection:
         disconnect = Send("websocket.disconnect", content, self._headers(), _ENVELOPE + len(self._path))
         if self._peek is not None:
             self._peek.cancel()
-        if not inbox.is_waiting and self._pending is None and self._in_flight < inbox.config.credit_window:
+        if not inbox.is_waiting and self._pending is None and len(self._awaited) < inbox.config.credit_window:
             try:
                 inbox.backend.close_channel(self._reply_channel)
                 outcome = inbox.backend.send_one(disconnect)
@@ -671,19 +674,21 @@ class WebSocketConnection:
             await inbox.close_channel(self._reply_channel, until=inbox.loop.time() + inbox.backend.expiry)
             pending = self._pending
             if isinstance(pending, asyncio.Task):
-                self._settle(await pending)
+                self._settle(await pending, self._order)
             elif pending is not None:
                 await self._wait_for_room()
-                self._in_flight += 1
+                order = pending.content["order"]
+                self._awaited.append(order)
                 self._flight_since = inbox.now
-                self._settle(await inbox.insist(pending, until=inbox.loop.time() + inbox.backend.expiry))
+                outcome = await inbox.insist(pending, until=inbox.loop.time() + inbox.backend.expiry)
+                self._settle(outcome, order)
             await self._wait_for_room()
             await inbox.insist(disconnect, until=inbox.loop.time() + inbox.backend.expiry)
         finally:
             inbox.forget(local)
 
     async def _wait_for_room(self) -> None:
-        while self._in_flight >= self._inbox.config.credit_window and not self._is_hurried:
+        while len(self._awaited) >= self._inbox.config.credit_window and not self._is_hurried:
             await self._wait()
 
 

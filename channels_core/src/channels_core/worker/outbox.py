@@ -11,7 +11,7 @@ from itertools import count
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from channels_core.credit import credit_send
+from channels_core.credit import credit_send, number_of
 from channels_core.exceptions import LayerUnavailable
 from channels_core.headers import CREDITED
 from channels_core.layers import Delivery, Exchange, Outcome, Send, Settlement, Turn, Verdict
@@ -269,7 +269,11 @@ class Outbox:
             self._config.send_retry_time,
             redact(left[0].channel),
         )
-        owed = [credit_send(send.channel) for send in left if CREDITED in send.headers and send.content]
+        owed = [
+            credit_send(send.channel, number_of(send.headers))
+            for send in left
+            if CREDITED in send.headers and send.content
+        ]
         if owed:
             self._try_later(layer, owed, None)  # then the interface's credit_timeout covers it
 
@@ -302,7 +306,7 @@ class Outbox:
         layer.counters.dropped += 1
         logger.error("A consumer's message for %r is dropped: %s.", redact(send.channel), outcome.value)
         if CREDITED in send.headers and send.content:
-            self._try_later(layer, [credit_send(send.channel)], None)
+            self._try_later(layer, [credit_send(send.channel, number_of(send.headers))], None)
 
     def stop(self, timeout: float) -> bool:
         """Wait until second tries have ended, at most ``timeout`` seconds; whether they have."""

@@ -14,7 +14,7 @@ from functools import partial
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from channels_core.credit import add_credit, credit_of
+from channels_core.credit import add_credit, credit_of, number_of
 from channels_core.exceptions import ChannelSocketException, ConsumeLater, MessageTooLarge
 from channels_core.headers import RETRIES_KEY
 from channels_core.held import HeldSends, current_held
@@ -252,11 +252,13 @@ class Runner:
             elif is_leased:
                 run.settlement = Settlement(run.delivery, Verdict.DONE)
             # The message's headers, not the delivery's: a consumer that passes the message on passes its credit on.
-            credit = credit_of(run.message.headers)
+            headers = run.message.headers
+            credit = credit_of(headers)
         except Exception as failure:  # noqa: BLE001 - logged; what stands where the message's attributes were cannot be read
+            headers = run.delivery.headers
             credit = self._conclude_anyhow(run, failure)
         if credit is not None:
-            add_credit(run.sends, credit)
+            add_credit(run.sends, credit, number_of(headers))
         return run
 
     def _conclude_anyhow(self, run: Run, failure: Exception) -> str | None:
