@@ -1,6 +1,7 @@
 # Everything runs from a clean clone with python3 (3.11 or later, with venv) and make:
 #   make demo             the chat site at http://127.0.0.1:8000/ (PORT=... for another port)
 #   make test             the tests; ARGS="-k layers" for some of them
+#   make soak             the long proofs of tests/deploy; ARGS="-k proof_2" for some of them
 #   make test PYTHON=/path/to/python3.12       the same on another interpreter, in a venv of its own
 
 PYTHON ?= python3
@@ -19,7 +20,7 @@ MEMBERS := $(patsubst %/pyproject.toml,%,$(wildcard channels_core/pyproject.toml
 STAMP := $(VENV)/.installed-$(PYTHON_VERSION)
 BIN := $(VENV)/bin
 
-.PHONY: help venv demo test check format bench coverage clean
+.PHONY: help venv demo test soak check format bench coverage clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile
@@ -42,6 +43,9 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest $(ARGS)
+
+soak: $(STAMP)
+	$(BIN)/python -m pytest -m soak tests/deploy $(ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -1,11 +1,11 @@
 """The engines that the proofs run on, and the choice between the suite's short proofs and the long ones."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from deployment.engines import Engine, sqlite_sample
+from deployment.engines import ENGINES, Engine
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -33,6 +33,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 @pytest.fixture(params=["sqlite-sample"])
-def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Engine:
+def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
     """Each engine in turn, started and empty."""
-    return sqlite_sample(tmp_path)
+    with ENGINES[request.param](tmp_path) as running:
+        yield running

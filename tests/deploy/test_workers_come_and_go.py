@@ -10,7 +10,7 @@ from channels_core.config import WorkerConfig
 from deployment.consumers import BRIEFLY, HOLD
 from deployment.engines import Engine
 from deployment.fleet import Fleet
-from deployment.scales import Scale, deliveries, scales
+from deployment.scales import QUICK, Scale, deliveries, scales
 from deployment.tables import assert_account, seconds, table, waits
 
 THREADS = 2
@@ -32,8 +32,30 @@ def test_proof_1_every_worker_is_replaced(
     Nobody waits longer than before, plus what one worker needs to finish what it holds: its threads have each begun one
     consumer, of at most HOLD seconds, and what they had taken beside it is given back.
     """
-    with Fleet(engine, tmp_path, config={"delivery": {"websocket.*": delivery}}, routes=routes) as fleet:
-        fleet.start(interfaces=scale.interfaces, workers=scale.workers, threads=THREADS)
+    replace_every_worker(engine, delivery, routes, scale, "uvicorn", tmp_path, show)
+
+
+@pytest.mark.soak
+@deliveries
+@pytest.mark.parametrize("server", ["daphne", "granian", "hypercorn"])
+def test_proof_1_under_other_servers(
+    engine: Engine, delivery: str, server: str, tmp_path: Path, show: Callable[[str], None]
+) -> None:
+    """The same, with the sockets held by another server."""
+    replace_every_worker(engine, delivery, "routes", QUICK, server, tmp_path, show)
+
+
+def replace_every_worker(
+    engine: Engine,
+    delivery: str,
+    routes: str,
+    scale: Scale,
+    server: str,
+    folder: Path,
+    show: Callable[[str], None],
+) -> None:
+    with Fleet(engine, folder, config={"delivery": {"websocket.*": delivery}}, routes=routes) as fleet:
+        fleet.start(interfaces=scale.interfaces, workers=scale.workers, threads=THREADS, server=server)
         crowd = fleet.crowd()
         crowd.connect(fleet.interfaces, scale.clients)
         crowd.talk(scale, engine, slow_every=100)
@@ -47,7 +69,8 @@ def test_proof_1_every_worker_is_replaced(
         account = crowd.ask("quiet", patience=20)
         show(
             table(
-                f"Proof 1, {engine.name}, {delivery}, {routes}: {scale.rounds} x {scale.workers} workers replaced",
+                f"Proof 1, {engine.name}, {server}, {delivery}, {routes}:"
+                f" {scale.rounds} x {scale.workers} workers replaced",
                 account,
                 f"before:    {waits(before)}",
                 f"meanwhile: {waits(during)}; answered by {len(during['workers'])} workers",
