@@ -13,11 +13,19 @@ from time import monotonic
 from types import FrameType
 from typing import Final
 
-from django.db import DatabaseError, InterfaceError, OperationalError, close_old_connections, connections
+from django.db import (
+    DatabaseError,
+    InterfaceError,
+    OperationalError,
+    close_old_connections,
+    connections,
+    transaction,
+)
 from django.utils import timezone
 
 from channels_core.channel_layer import ChannelLayer
 from channels_core.exceptions import InvalidMessageError, InvalidNameError, LayerUnavailable, MessageTooLarge
+from channels_core.headers import DELAYED
 from channels_core.layers import Delivery, Outcome, Send, Settlement, Verdict
 from channels_core.names import redact
 from channels_core.outage import Outage, pauses
@@ -47,7 +55,9 @@ class DelayServer:
     Any number of servers may run for one layer: a message is claimed by one of them. Nothing is lost while the database
     or the layer is away, a channel is full, or a server is killed: an order that is not in the table yet goes back to
     its channel (killed: where ``asgi.delay`` is at-least-once), and a message in hand becomes due again. A message is
-    sent twice only where a server is killed between a send and the statement that follows it.
+    sent twice only where a server is killed between a send and the statement that follows it: then both carry the
+    same ``c-delayed`` header. Where the layer keeps its messages in the same database, send and statement are one
+    transaction, and every message is sent once.
 
     Use either :meth:`run`, which blocks, or :meth:`start` and :meth:`stop`. A stopped server is not started again.
     """
@@ -252,18 +262,36 @@ class DelayServer:
         tried: list[DelayedMessage] = []
         for row in rows:
             try:
-                sends.append(self.layer.prepare(row.channel_name, from_text(row.content)))
+                content, headers = from_text(row.content), {DELAYED: row.pk}
+                sends.append(self.layer.prepare(row.channel_name, content, headers))
                 tried.append(row)
             except (InvalidNameError, InvalidMessageError, MessageTooLarge, ValueError) as error:
                 self._give_up(row, str(error))
         try:
-            outcomes = self._backend.send_batch(sends) if sends else []
-        except BaseException:
+            if sends and not self._send_and_tell(tried, sends):
+                self._note(tried, sends, self._backend.send_batch(sends))
+        except LayerUnavailable:
             # Nothing was sent: they are due as they were.
             self._put_off.update({row.pk: row.due_date for row in tried})
             raise
+
+    def _send_and_tell(self, rows: Sequence[DelayedMessage], sends: Sequence[Send]) -> bool:
+        """Send and tell the table in one transaction, where the layer keeps its messages in the same database."""
+        if not self._backend.is_transactional:
+            return False
+        with transaction.atomic(using=table.database()):
+            outcomes = self._backend.send_in_transaction(sends)
+            if outcomes is None:
+                return False
+            self._note(rows, sends, outcomes)
+            self._tell_table()
+        return True
+
+    def _note(
+        self, rows: Sequence[DelayedMessage], sends: Sequence[Send], outcomes: Sequence[Outcome]
+    ) -> None:
         retry_at = timezone.now() + _RETRY_AFTER
-        for row, send, outcome in zip(tried, sends, outcomes, strict=True):
+        for row, send, outcome in zip(rows, sends, outcomes, strict=True):
             if outcome is Outcome.TOO_LARGE:
                 self._give_up(row, f"it has about {send.size} bytes, too many for the layer")
             elif outcome.is_final:
