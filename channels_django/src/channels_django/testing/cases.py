@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import unittest
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import ClassVar
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, ClassVar
 
 from django.test import TestCase, TransactionTestCase
 
@@ -19,7 +20,35 @@ _CAPACITY = 10
 """Small, so that a test notices what it forgets to read."""
 
 
-class ChannelTestCaseMixin(unittest.TestCase):
+class InSurroundings(unittest.TestCase):
+    """Runs each test, with ``setUp`` and ``tearDown``, inside :meth:`surroundings`. What these raise is the test's
+    error."""
+
+    def surroundings(self) -> AbstractContextManager[None]:
+        """Entered before each test, and left after it."""
+        raise NotImplementedError
+
+    def run(self, result: unittest.TestResult | None = None) -> unittest.TestResult | None:
+        try:
+            surroundings = self.surroundings()
+            surroundings.__enter__()
+        except Exception:  # noqa: BLE001 - whatever it is, it is why the test could not run
+            found = self.defaultTestResult() if result is None else result
+            found.startTest(self)
+            found.addError(self, sys.exc_info())
+            found.stopTest(self)
+            return found
+        try:
+            return super().run(result)
+        finally:
+            surroundings.__exit__(None, None, None)
+
+    def debug(self) -> None:
+        with self.surroundings():
+            super().debug()
+
+
+class ChannelTestCaseMixin(InSurroundings):
     """Puts a fresh layer in memory, of capacity 10, under each of ``test_channel_aliases`` for every test.
 
     The layer has the project's routing, without the default routes.
@@ -27,13 +56,10 @@ class ChannelTestCaseMixin(unittest.TestCase):
 
     test_channel_aliases: ClassVar[list[str]] = [DEFAULT_CHANNEL_LAYER]
 
-    def run(self, result: unittest.TestResult | None = None) -> unittest.TestResult | None:
-        with _fresh_layers(self.test_channel_aliases):
-            return super().run(result)
-
-    def debug(self) -> None:
-        with _fresh_layers(self.test_channel_aliases):
-            super().debug()
+    def surroundings(self) -> AbstractContextManager[None]:
+        return replaced_layers(
+            {alias: fresh_layer(alias, capacity=_CAPACITY) for alias in self.test_channel_aliases}
+        )
 
     def get_next_message(
         self, channel: str, alias: str = DEFAULT_CHANNEL_LAYER, require: bool = False
@@ -54,18 +80,20 @@ class TransactionChannelTestCase(ChannelTestCaseMixin, TransactionTestCase):
 
 
 @contextmanager
-def _fresh_layers(aliases: list[str]) -> Iterator[None]:
-    before = {alias: channel_layers.set(alias, _fresh_layer(alias)) for alias in aliases}
+def replaced_layers(layers: Mapping[str, ChannelLayer]) -> Iterator[None]:
+    """Have ``channel_layers`` give these layers under their aliases, and close them at the end."""
+    before = {alias: channel_layers.set(alias, layer) for alias, layer in layers.items()}
     try:
         yield
     finally:
-        for alias, layer in before.items():
-            fresh = channel_layers.set(alias, layer)
-            if fresh is not None:
-                fresh.close()
+        for alias, old in before.items():
+            used = channel_layers.set(alias, old)
+            if used is not None:
+                used.close()
 
 
-def _fresh_layer(alias: str) -> ChannelLayer:
+def fresh_layer(alias: str, **options: Any) -> ChannelLayer:
+    """A layer in memory with the routing of ``alias``."""
     entry = channel_layers.config.layers.get(alias)
     if entry is None:
         raise KeyError(
@@ -74,7 +102,7 @@ def _fresh_layer(alias: str) -> ChannelLayer:
         )
     plugins = channel_layers.plugins
     return ChannelLayer(
-        plugins.load("layer", "memory")(capacity=_CAPACITY),
+        plugins.load("layer", "memory")(**options),
         alias=alias,
         routing=entry.routing,
         make_router=plugins.load("router", entry.router),
