@@ -8,7 +8,7 @@ import pytest
 
 from asgi_wire import PATIENCE, FlakyBackend, FutureWire, Site, SteppedWire, WaitingBackend, Wire, serving
 from channels_core.exceptions import SendUncertain
-from channels_core.headers import CREDIT, CREDITED, SENT_AT, WINDOW
+from channels_core.headers import CREDIT, CREDITED, PROCESS, SENT_AT, WINDOW
 from channels_core.layers import Delivery, Outcome, Send
 from channels_core.transfer import aread_body_chunks
 from channels_layer_memory import MemoryBackend
@@ -387,6 +387,78 @@ async def test_sender_that_does_not_pace_itself_is_cut_when_too_much_waits(
         "is broken off: its consumer sends faster than the client takes, without pacing."
         in caplog.records[0].getMessage()
     )
+
+
+def part_of(reply: str, process: str, **content: Any) -> Send:
+    """A part of a response, as the worker process sends it."""
+    return Send(reply, {"more_content": True, **content}, {PROCESS: process}, 64)
+
+
+async def test_response_whose_worker_dies_is_broken_off(caplog: pytest.LogCaptureFixture) -> None:
+    backend = MemoryBackend(process_lease=1.0)
+    async with serving(backend=backend) as site:
+        request = site.request()
+        reply = (await site.taken("http.request")).content["reply_channel"]
+        worker = backend.open_process("worker")
+        backend.send_one(part_of(reply, worker, status=200, content=b"a"))
+        assert [(await request.next()).get("body") for _ in range(2)] == [None, b"a"]
+        backend.close_process(worker)  # as the end of its lease does
+        await request.ended()
+        assert len(request.sent) == 2  # it has no end, so the server breaks the connection off
+        assert site.counters.worker_lost == 1
+        assert (await site.taken("http.disconnect")).content["reply_channel"] == reply
+    assert "is broken off: its worker died in the middle." in caplog.text
+
+
+async def test_response_whose_worker_dies_when_it_was_complete_is_whole() -> None:
+    backend = MemoryBackend(process_lease=1.0)
+    async with serving(backend=backend) as site:
+        request = site.request()
+        reply = (await site.taken("http.request")).content["reply_channel"]
+        worker = backend.open_process("worker")
+        request.gate.clear()
+        backend.send_one(part_of(reply, worker, status=200, content=b"a"))
+        backend.send_one(part_of(reply, worker, content=b"b", more_content=False))
+        backend.close_process(worker)
+        await asyncio.sleep(2.0)  # the interface misses the worker
+        request.gate.set()
+        await request.ended()
+        assert [event.get("body") for event in request.sent] == [None, b"a", b"b"]
+        assert site.counters.worker_lost == 0
+
+
+async def test_response_goes_on_when_its_worker_has_taken_a_new_lease() -> None:
+    backend = MemoryBackend(process_lease=1.0)
+    async with serving(backend=backend) as site:
+        request = site.request()
+        reply = (await site.taken("http.request")).content["reply_channel"]
+        before, after = backend.open_process("worker"), backend.open_process("worker")
+        backend.send_one(part_of(reply, before, status=200, content=b"a"))
+        backend.close_process(before)
+        backend.send_one(part_of(reply, after, content=b"b"))
+        for _ in range(10):
+            backend.renew_process(after)
+            await asyncio.sleep(0.2)
+        await site.send(reply, {"content": b"c"})
+        await request.ended()
+        assert [event.get("body") for event in request.sent] == [None, b"a", b"b", b"c"]
+        assert site.counters.worker_lost == 0
+
+
+async def test_response_of_a_request_that_is_run_again_is_not_mixed_with_the_first() -> None:
+    async with serving() as site:
+        request = site.request()
+        reply = (await site.taken("http.request")).content["reply_channel"]
+        first, second = site.backend.open_process("worker"), site.backend.open_process("worker")
+        site.backend.send_one(part_of(reply, first, status=200, content=b"a"))
+        assert [(await request.next()).get("body") for _ in range(2)] == [None, b"a"]
+        paced = part_of(reply, second, status=200, content=b"a")
+        paced.headers[CREDIT] = "credit?x"
+        site.backend.send_batch([paced, part_of(reply, second, content=b"b", more_content=False)])
+        await request.ended()
+        assert len(request.sent) == 2
+        assert site.counters.worker_lost == 1
+        assert (await site.taken("credit?x")).content == {"closed": True}
 
 
 async def test_client_that_leaves_in_the_middle_of_the_response() -> None:

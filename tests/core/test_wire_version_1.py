@@ -90,6 +90,7 @@ def test_the_names_of_headers_stay() -> None:
         "c-alone",
     )
     assert headers.DELAYED == "c-delayed"
+    assert headers.PROCESS == "c-process"
     assert headers.RETRIES_KEY == "__retries__"
 
 

@@ -21,10 +21,11 @@ from channels_core import (
     WorkerConfig,
 )
 from channels_core.exceptions import InvalidMessageError
-from channels_core.headers import CREDIT, CREDITED, FRAME
+from channels_core.headers import CREDIT, CREDITED, FRAME, PROCESS
 from channels_core.layers import Delivery, Send
 from channels_core.middleware import ConsumerMiddleware
 from channels_core.routing import Match
+from channels_core.transfer import ResponseSender
 from channels_core.worker import Worker, WorkerEvents
 from workbench import WAIT, Bench, Table, wait_until
 
@@ -632,6 +633,29 @@ def test_the_number_of_a_message_goes_back_with_its_credit(bench: Bench) -> None
         bench.backend.send_one(Send("websocket.receive", content, {CREDIT: connection, FRAME: number}, 10))
         answer = bench.deliver(f"websocket.send.{process}!")
         assert (answer.headers[CREDITED], answer.headers[FRAME]) == ("client", number)
+
+
+def test_parts_of_a_response_say_which_process_sends_them(bench: Bench) -> None:
+    process = bench.backend.open_process("interface")
+    reply_channel = f"http.response.{process}!client"
+    parts: list[dict[str, Any]] = [
+        {"status": 200, "more_content": True},
+        {"content": b"a", "more_content": True},
+        {"content": b"b", "more_content": False},
+    ]
+
+    def consumer(message: Message) -> None:
+        assert ResponseSender(message).send_all(parts)
+
+    worker = bench.work({"http.request": consumer})
+    bench.backend.send_one(Send("http.request", {"reply_channel": reply_channel}, {}, 10))
+    deliveries = [bench.deliver(f"http.response.{process}!") for _ in parts]
+    assert [delivery.content for delivery in deliveries] == parts
+    assert [delivery.headers.get(PROCESS) for delivery in deliveries] == [
+        worker.process,
+        worker.process,
+        None,
+    ]
 
 
 def test_a_requeued_message_keeps_its_credit_until_it_is_done(bench: Bench) -> None:

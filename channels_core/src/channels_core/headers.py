@@ -15,6 +15,7 @@ __all__ = [
     "CREDITED",
     "DELAYED",
     "FRAME",
+    "PROCESS",
     "RETRIES_KEY",
     "SENT_AT",
     "TRACE",
@@ -38,6 +39,8 @@ DELAYED: Final = "c-delayed"
 FRAME: Final = "c-frame"
 """With ``c-credit``: which message of its connection this is, counted from 0. Goes back with ``c-credited``, so that a
 credit which comes late or twice is known for what it is; a credit without it is that of the oldest message (int)."""
+PROCESS: Final = "c-process"
+"""On the parts of a response that is not complete: the id of the worker process that sends it (str)."""
 WINDOW: Final = "c-window"
 """On http.request: how many full chunks of its response may be on their way unacknowledged (int)."""
 ALONE: Final = "c-alone"

@@ -41,6 +41,11 @@ class HeldSends:
         self._owner = get_ident()
         self._has_strangers = False
 
+    @property
+    def process(self) -> str | None:
+        """The id of the worker process that the run is of; ``None`` where no worker runs it."""
+        return None
+
     def append(self, layer: ChannelLayer, send: Send) -> bool:
         """Queue ``send``; ``False`` when the run has ended, and the caller sends at once."""
         if get_ident() != self._owner:

@@ -46,6 +46,8 @@ class Counters:
     """Messages under flow control whose worker never answered."""
     credit_late: int = 0
     """Credits that came when they had been given up as lost, or a second time, of a message that was run twice."""
+    worker_lost: int = 0
+    """Responses broken off in the middle because their worker had died."""
     unknown_reply: int = 0
     """Replies to connections that had ended."""
 

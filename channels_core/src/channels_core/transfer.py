@@ -24,7 +24,8 @@ from channels_core.exceptions import (
     RequestTimeout,
     SendUncertain,
 )
-from channels_core.headers import CREDIT, WINDOW
+from channels_core.headers import CREDIT, PROCESS, WINDOW
+from channels_core.held import current_held
 from channels_core.layers import Delivery, Outcome, Send, Settlement, Verdict
 from channels_core.names import process_of, redact
 
@@ -177,7 +178,8 @@ class ResponseSender:
 
     Waits for room where the channel is full, and for the client where it is slow, as long as the interface server
     that holds it lives, and an hour at most without news from it. While the layer is away it tries again for
-    ``patience`` seconds. For use by one thread or task.
+    ``patience`` seconds. Made in a consumer, it says which worker process sends, so that the interface server breaks
+    off what a dead one cannot complete. For use by one thread or task.
 
     Raises ``ValueError`` for a message without reply channel or layer.
     """
@@ -192,6 +194,7 @@ class ResponseSender:
         self._patience = patience
         window = request.headers.get(WINDOW)
         self._window = window if isinstance(window, int) and window > 0 else 0
+        self._run = current_held.get()
         self._acknowledgements = ""
         self._bytes = 0
         self._parts = 0
@@ -255,7 +258,13 @@ class ResponseSender:
         size = len(data) if isinstance(data, bytes) else 0
         has_more = bool(content.get("more_content"))
         asks = has_more and self._ends_window(size)
-        headers = {CREDIT: self._acknowledgements} if asks else None
+        headers: dict[str, str | int] = {}
+        if has_more:
+            if asks:
+                headers[CREDIT] = self._acknowledgements
+            process = None if self._run is None else self._run.process
+            if process is not None:
+                headers[PROCESS] = process
         try:
             send = self._layer.prepare(self._name, content, headers)
         except MessageTooLarge:

@@ -15,7 +15,7 @@ from time import time_ns
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from channels_core.credit import credit_of, take_credit
-from channels_core.headers import CREDIT, FRAME, SENT_AT, WINDOW
+from channels_core.headers import CREDIT, FRAME, PROCESS, SENT_AT, WINDOW
 from channels_core.interface.asgi import Event, Receive, Scope, ServerSend
 from channels_core.interface.headers import (
     BadHeaders,
@@ -55,7 +55,12 @@ class _Ending(enum.Enum):
     OVERRUN = "its consumer sends faster than the client takes, without pacing"
     ABORTED = "the server stops"
     BROKEN = "its consumer failed in the middle"
+    LOST = "its worker died in the middle"
     REFUSED = "its body is longer than it may be"
+
+
+_PATIENT: Final = frozenset({_Ending.TIMEOUT, _Ending.LOST})
+"""Endings that what has arrived goes before."""
 
 
 class _Refused(Exception):
@@ -97,6 +102,8 @@ class HttpRequest:
         "_task",
         "_waiter",
         "_watcher",
+        "_worker",
+        "_worker_missing_since",
         "_write_until",
     )
 
@@ -112,6 +119,9 @@ class HttpRequest:
         self._queued = 0
         self._paced_by: str | None = None
         """Where the credit of the reply in hand goes."""
+        self._worker: str | None = None
+        """The process that sends the rest of the response, where it says so."""
+        self._worker_missing_since: float | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._deadline = 0.0
@@ -317,6 +327,9 @@ class HttpRequest:
             following = await self._next_part(receive)
             if following is None:
                 self._ending = self._ending or _Ending.GONE
+                if self._ending is _Ending.LOST:
+                    self._inbox.counters.worker_lost += 1
+                    self._warn_of_breaking_off(_Ending.LOST)
                 return
             data, has_more = following
 
@@ -340,7 +353,7 @@ class HttpRequest:
 
     async def _next_reply(self, receive: Receive) -> Mapping[str, Any] | None:
         while True:
-            if self._ending is not None and (self._ending is not _Ending.TIMEOUT or not self._replies):
+            if self._ending is not None and (self._ending not in _PATIENT or not self._replies):
                 return None
             if self._replies:
                 reply, self._paced_by = self._replies.popleft()
@@ -431,6 +444,16 @@ class HttpRequest:
     # What the inbox calls. These do not wait.
 
     def deliver(self, content: Mapping[str, Any], headers: Mapping[str, str | int]) -> None:
+        worker = headers.get(PROCESS)
+        if worker is not None:
+            if self._worker not in (None, worker) and "status" in content:
+                self._lose_worker()  # another one runs the request again, and the two cannot become one response
+            self._worker = str(worker)
+        if self._ending is _Ending.LOST:
+            paced_by = credit_of(headers)
+            if paced_by is not None:
+                self._inbox.spawn(self._inbox.acknowledge(paced_by, is_closed=True))
+            return
         self._replies.append((content, credit_of(headers)))
         self._queued += _weight(content)
         if self._queued > self._inbox.outbound_bytes and len(self._replies) > 1:
@@ -461,6 +484,16 @@ class HttpRequest:
         elif not self._must_watch:
             self._must_watch = True
             self._wake()
+        if self._worker is not None:
+            since = self._inbox.workers.missing_since(self._worker, self._worker_missing_since)
+            self._worker_missing_since = since
+            if since is not None and self._inbox.workers.has_missed(since):
+                self._lose_worker()
+
+    def _lose_worker(self) -> None:
+        """End the response where what has arrived of it ends, which is not its end: the client is to notice."""
+        self._ending = self._ending or _Ending.LOST
+        self._wake()
 
     def _end_by(self, ending: _Ending) -> None:
         """Settle for ``ending``, unless another came first, and end any wait for the client."""
@@ -468,11 +501,12 @@ class HttpRequest:
             self._ending = ending
             if ending in (_Ending.STALLED, _Ending.OVERRUN):
                 self._inbox.counters.slow_closed += 1
-                logger.warning(
-                    "The response to %r is broken off: %s.", redact(self._reply_channel), ending.value
-                )
+                self._warn_of_breaking_off(ending)
         self._wake()
         self._interrupt()
+
+    def _warn_of_breaking_off(self, ending: _Ending) -> None:
+        logger.warning("The response to %r is broken off: %s.", redact(self._reply_channel), ending.value)
 
     def shut_down(self) -> None:
         """Requests may finish."""

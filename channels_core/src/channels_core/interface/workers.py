@@ -19,7 +19,7 @@ _FRESH: Final = 1.0
 class WorkerWatch:
     """Looks for workers when a connection asks, and remembers for how long there was none."""
 
-    __slots__ = ("_absent_since", "_backend", "_grace", "_looked_at", "_looking", "_outage")
+    __slots__ = ("_absent_since", "_backend", "_grace", "_living", "_looked_at", "_looking", "_outage")
 
     def __init__(self, backend: LayerBackend, outage: Outage, *, grace: float) -> None:
         self._backend = backend
@@ -28,6 +28,7 @@ class WorkerWatch:
         self._looked_at: float | None = None
         self._absent_since: float | None = None
         self._looking: asyncio.Task[None] | None = None
+        self._living: frozenset[str] = frozenset()
 
     async def is_served(self) -> bool:
         """Whether a worker lives, or lived within the grace time. Waits only when the last answer was no."""
@@ -45,6 +46,18 @@ class WorkerWatch:
     def _looked(self, _: asyncio.Task[None]) -> None:
         self._looking = None
 
+    def missing_since(self, process: str, before: float | None) -> float | None:
+        """The time of the first of the looks that did not find ``process``, as ``before`` says of the former ones;
+        ``None`` where the last one did."""
+        if process in self._living or self._looked_at is None:
+            return None
+        return self._looked_at if before is None else before
+
+    def has_missed(self, since: float) -> bool:
+        """Whether who is missing since then has had the time to come back: a worker whose lease ran out takes a new
+        one at its next beat, and what it sent last may be on its way."""
+        return self._looked_at is not None and self._looked_at - since >= self._backend.process_lease / 3
+
     async def look(self) -> None:
         """Look now. While the layer is away the last answer stands. Never raises."""
         try:
@@ -53,6 +66,7 @@ class WorkerWatch:
             self._outage.begin(error)
             return
         self._looked_at = monotonic()
+        self._living = frozenset(process.id for process in processes)
         if any(process.kind == "worker" for process in processes):
             self._absent_since = None
         elif self._absent_since is None:

@@ -36,11 +36,14 @@ _LONGEST_REASON = 1000
 
 
 class _Call:
-    """A consumer inside its middleware."""
+    """A consumer inside its middleware, and the runner it is of."""
 
-    __slots__ = ("call", "consumer", "is_async")
+    __slots__ = ("call", "consumer", "is_async", "runner")
 
-    def __init__(self, consumer: Callable[..., Any], call: Callable[..., Any], is_async: bool) -> None:
+    def __init__(
+        self, runner: Runner, consumer: Callable[..., Any], call: Callable[..., Any], is_async: bool
+    ) -> None:
+        self.runner = runner
         self.consumer = consumer
         self.call = call
         self.is_async = is_async
@@ -84,6 +87,10 @@ class Run(HeldSends):
         self.call = call
         self.kwargs = kwargs
 
+    @property
+    def process(self) -> str | None:
+        return None if self.call is None else self.call.runner.process
+
 
 class Runner:
     """Runs consumers of one layer. Used by many threads and tasks at once."""
@@ -104,6 +111,8 @@ class Runner:
         self._events = events
         self._callback = callback
         self._calls: dict[int, _Call] = {}
+        self.process: str | None = None
+        """The id of the worker's process on the layer, as long as it has one."""
 
     def begin(self, delivery: Delivery) -> Run:
         """Make the message and find its consumer; a message nobody takes has a run without a call."""
@@ -134,7 +143,7 @@ class Runner:
             )
             return self._without_consumer(delivery, message, f"The router failed: {_text_of(error)}")
         except BaseException as error:  # noqa: BLE001 - what asks for the worker's end is heard in run()
-            call, kwargs = _Call(self._match, partial(_raise, error), False), {}
+            call, kwargs = _Call(self, self._match, partial(_raise, error), False), {}
         if delivery.content.get(RETRIES_KEY) is not None and self._retries(message) >= self._message_retries:
             message.__doomed__ = True  # type: ignore[attr-defined]  # the 1.x mark of a last run
         return Run(self._layer, delivery, message, call, kwargs)
@@ -148,9 +157,11 @@ class Runner:
     def _wrap(self, consumer: Callable[..., Any]) -> _Call:
         is_async = is_async_consumer(consumer)
         try:
-            call = _Call(consumer, wrap_consumer(consumer, self._middleware, is_async=is_async), is_async)
+            call = _Call(
+                self, consumer, wrap_consumer(consumer, self._middleware, is_async=is_async), is_async
+            )
         except BaseException as error:  # noqa: BLE001 - raised where the consumer would be called, and reported as its own
-            return _Call(consumer, partial(_raise, error), False)
+            return _Call(self, consumer, partial(_raise, error), False)
         if len(self._calls) > 10_000:  # a router that makes its consumers anew for each message
             self._calls.clear()
         self._calls[id(consumer)] = call

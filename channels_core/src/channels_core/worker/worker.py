@@ -70,7 +70,7 @@ class Worker:
                 f" exclude_channels={list(exclude_channels or ())}. Route a channel or widen the filters."
             )
         self._outbox = Outbox(layer, self.config)
-        runner = Runner(
+        runner = self._runner = Runner(
             layer,
             message_retries=self.config.message_retries,
             middleware=middleware,
@@ -173,6 +173,7 @@ class Worker:
         self.process = self.layer.backend.open_process(
             "worker", label=f"{socket.gethostname()}:{os.getpid()}"
         )
+        self._runner.process = self.process
         for reader in self._readers:
             reader.process = self.process
 
