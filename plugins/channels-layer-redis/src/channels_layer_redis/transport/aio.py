@@ -14,12 +14,12 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from channels_core.outage import pauses
-from channels_layer_redis.transport.addresses import Address, Endpoint
+from channels_layer_redis.transport.addresses import Address, Endpoint, Login
 from channels_layer_redis.transport.conversation import Conversation, Disorder, Request, segments
 from channels_layer_redis.transport.course import Course, Dispatch, Drop, Pause, settled
-from channels_layer_redis.transport.greeting import Greeting, Refused
+from channels_layer_redis.transport.greeting import Greeting, Refused, read_login
 from channels_layer_redis.transport.replies import Reply, TransportError, Unanswered, Unsent
-from channels_layer_redis.transport.routing import MASTER, Ask, find_master
+from channels_layer_redis.transport.routing import MASTER, Ask
 from channels_layer_redis.transport.scripts import Command
 from channels_layer_redis.transport.sockets import FIRST_PAUSE, LONGEST_PAUSE, keep_alive, shortened
 
@@ -188,11 +188,13 @@ class _Node:
     async def _connect(self) -> None:
         try:
             link = await self.open()
-        except BaseException as error:  # whatever it is, nobody may wait for it in vain
+        except Unsent as error:
             self._connecting = None
             self._fail_queued(error)
-            if not isinstance(error, Unsent):
-                raise
+        except BaseException as error:  # whatever it is, nobody may wait for it in vain
+            self._connecting = None
+            self._fail_queued(Unsent(f"Not sent: connecting was broken off by {type(error).__name__}"))
+            raise
         else:
             self._connecting = None
             self.link = link
@@ -200,10 +202,10 @@ class _Node:
             for request in queued:
                 link.post(request)
 
-    def _fail_queued(self, error: BaseException) -> None:
+    def _fail_queued(self, error: Unsent) -> None:
         queued, self._queued = self._queued, []
         for request in queued:
-            request.fail(error if isinstance(error, Unsent) else Unsent("Not sent: the client was closed"))
+            request.fail(error)
 
     async def open(self) -> _Link:
         """A new connection, greeted. Waits out the pause that earlier failures left.
@@ -215,8 +217,9 @@ class _Node:
             await asyncio.sleep(wait)
         shared = self._client.shared
         try:
+            endpoint = await self._endpoint()
             async with asyncio.timeout(shared.servers.connect_timeout):
-                link = await self._greeted(await self._endpoint())
+                link = await self._greeted(endpoint)
         except (OSError, Refused, Unsent, Unanswered, ValueError) as error:
             self._not_before = monotonic() + next(self._pauses)
             raise shared.unreachable(self.address, error) from error
@@ -227,21 +230,19 @@ class _Node:
     async def _endpoint(self) -> Endpoint:
         if self.address != MASTER:
             return self._client.shared.router.endpoint_of(self.address)
-        return await self._client.drive(find_master(self._client.shared.servers))  # type: ignore[no-any-return]
+        return await self._client.drive(self._client.shared.router.find_master())  # type: ignore[no-any-return]
 
     async def _greeted(self, endpoint: Endpoint) -> _Link:
         client = self._client
         shared = client.shared
-        login = endpoint.login
-        given = (
-            login.read() if login.provider is None else await client.loop.run_in_executor(None, login.read)
-        )
+        given = await client.read_login(endpoint.login)
         greeting = Greeting(
             login=given,
             db=endpoint.db,
             client_name=shared.servers.client_name,
             scripts=tuple(shared.scripts.values()),
             needs_master=self.address == MASTER,
+            may_be_cluster=shared.servers.kind == "cluster",
             then=shared.first_commands(),
         )
         link = await client.connect(endpoint, self._on_lost)
@@ -486,9 +487,10 @@ class AsyncClient:
             return answers
         except BaseException:
             for request in requests:
-                waiter = None if request is None else request.waiter
-                if waiter is not None and not waiter.cancel() and not waiter.cancelled():
-                    self.shared.salvage(request.commands, request.replies)
+                if request is not None and request.waiter is not None:
+                    if request.waiter.done() and not request.waiter.cancelled():
+                        self.shared.salvage(request.commands, request.replies)
+                    request.waiter.cancel()
             raise
 
     async def connect(self, endpoint: Endpoint, lost: Callable[[_Link], None]) -> _Link:
@@ -503,6 +505,12 @@ class AsyncClient:
         _, link = await self.loop.create_connection(make, address.host, address.port, ssl=context)
         return link
 
+    async def read_login(self, login: Login) -> tuple[str, ...]:
+        """As the function of this name, in another thread where it may wait."""
+        if login.provider is None:
+            return read_login(login)
+        return await self.loop.run_in_executor(None, read_login, login)
+
     async def request(self, link: _Link, commands: Sequence[Command]) -> list[Reply]:
         """The replies of ``commands`` on this very connection, failures in place."""
         request = Request(commands, self._finish)
@@ -512,23 +520,24 @@ class AsyncClient:
         return replies
 
     async def _ask(self, step: Ask) -> list[Reply] | TransportError:
-        login = step.endpoint.login
         try:
             async with asyncio.timeout(self.shared.servers.connect_timeout):
-                given = await self.loop.run_in_executor(None, login.read) if login.provider else login.read()
+                given = await self.read_login(step.endpoint.login)
                 link = await self.connect(step.endpoint, _forget)
                 try:
                     before = [("AUTH", *given)] if given else []
                     return await self.request(link, [*before, *step.commands])
                 finally:
                     link.end("the question was answered")
-        except (OSError, ValueError) as error:
+        except (OSError, Refused, ValueError) as error:
             return Unsent(str(error) or type(error).__name__)
 
     def descriptors(self) -> list[int]:
-        """The descriptors of all connections there are."""
+        """The descriptors of all connections there are; those of a closed loop may be others' by now."""
+        if self.loop.is_closed():
+            return []
         sockets = [link.socket for node in self._nodes.values() for link in node.links]
-        return [sock.fileno() for sock in sockets if sock is not None]
+        return [sock.fileno() for sock in sockets if sock is not None and sock.fileno() >= 0]
 
     def close(self) -> None:
         """End all connections; whoever waits gets :class:`Unsent` or :class:`Unanswered`. In the client's loop only."""

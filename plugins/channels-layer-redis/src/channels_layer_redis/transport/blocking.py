@@ -19,9 +19,9 @@ from channels_core.outage import pauses
 from channels_layer_redis.transport.addresses import Address, Endpoint
 from channels_layer_redis.transport.conversation import Conversation, Disorder, Request, segments
 from channels_layer_redis.transport.course import Course, Dispatch, Drop, Pause, settled
-from channels_layer_redis.transport.greeting import Greeting, Refused
+from channels_layer_redis.transport.greeting import Greeting, Refused, read_login
 from channels_layer_redis.transport.replies import Reply, TransportError, Unanswered, Unsent
-from channels_layer_redis.transport.routing import MASTER, Ask, find_master
+from channels_layer_redis.transport.routing import MASTER, Ask
 from channels_layer_redis.transport.scripts import Command
 from channels_layer_redis.transport.sockets import FIRST_PAUSE, LONGEST_PAUSE, keep_alive, shortened
 
@@ -80,6 +80,9 @@ class _Socket:
             self.end(f"the connection to {self._place} was lost ({error})")
         except Disorder as error:
             self.end(f"{self._place}: {error}")
+        except BaseException:
+            self.end("it was interrupted while writing")
+            raise
 
     def _send(self, data: bytes) -> None:
         view = memoryview(data)
@@ -194,6 +197,7 @@ class SyncClient:
     """
 
     def __init__(self, shared: Shared) -> None:
+        self.is_closed = True  # until there is something to close
         self.shared = shared
         self._places: dict[Address, _Place] = {}
         self._wakes, self._waker = socket.socketpair()
@@ -225,8 +229,7 @@ class SyncClient:
         router = self.shared.router
         replies: list[Reply] | None = None
         if not router.is_sharded:
-            request = self._begin(self._place(router.only), commands, last)
-            self._complete([request], last, timeout)
+            (request,) = self._exchange([(router.only, commands)], last, timeout)
             if not request.is_flawed:
                 return request.replies
             replies = request.replies
@@ -264,9 +267,14 @@ class SyncClient:
         sock.write(request)
         return request
 
-    def _complete(self, requests: Sequence[Request], last: Command | None, timeout: float) -> None:
-        """Wait for the replies of ``requests``, each on its connection."""
+    def _exchange(
+        self, parcels: Sequence[tuple[Address, Sequence[Command]]], last: Command | None, timeout: float
+    ) -> list[Request]:
+        """Write all parcels, each to its server, then wait for all replies."""
+        requests: list[Request] = []
         try:
+            for address, commands in parcels:
+                requests.append(self._begin(self._place(address), commands, last))
             for request in requests:
                 if request.link is None:
                     continue
@@ -277,6 +285,7 @@ class SyncClient:
                     while sock.read(request, timeout, self._wakes.fileno()):
                         self._drain_wakes()
                         self._unblock(place.address, sock, request)
+            return requests
         except BaseException:
             for request in requests:
                 if request.link is not None:
@@ -355,15 +364,16 @@ class SyncClient:
         shared = self.shared
         servers = shared.servers
         if address == MASTER:
-            endpoint: Endpoint = self.drive(find_master(servers))
+            endpoint: Endpoint = self.drive(shared.router.find_master())
         else:
             endpoint = shared.router.endpoint_of(address)
         greeting = Greeting(
-            login=endpoint.login.read(),
+            login=read_login(endpoint.login),
             db=endpoint.db,
             client_name=servers.client_name,
             scripts=tuple(shared.scripts.values()),
             needs_master=address == MASTER,
+            may_be_cluster=servers.kind == "cluster",
             then=shared.first_commands(),
         )
         sock = _Socket(endpoint, servers.connect_timeout, servers.connect_timeout)
@@ -392,10 +402,7 @@ class SyncClient:
                 return stop.value
             answer = None
             if isinstance(step, Dispatch):
-                requests = [
-                    self._begin(self._place(address), commands, last) for address, commands in step.parcels
-                ]
-                self._complete(requests, last, timeout)
+                requests = self._exchange(step.parcels, last, timeout)
                 answer = [request.replies for request in requests]
             elif isinstance(step, Ask):
                 answer = self._ask(step)
@@ -409,9 +416,9 @@ class SyncClient:
     def _ask(self, step: Ask) -> list[Reply] | TransportError:
         timeout = self.shared.servers.connect_timeout
         try:
-            given = step.endpoint.login.read()
+            given = read_login(step.endpoint.login)
             sock = _Socket(step.endpoint, timeout, timeout)
-        except (OSError, ValueError) as error:
+        except (OSError, Refused, ValueError) as error:
             return Unsent(str(error) or type(error).__name__)
         before = [("AUTH", *given)] if given else []
         request = Request([*before, *step.commands], _ignore)
@@ -439,6 +446,9 @@ class SyncClient:
             sock.end("the client was closed")
         self._wakes.close()
         self._waker.close()
+
+    def __del__(self) -> None:
+        self.close()
 
 
 def _ignore(request: Request) -> None:

@@ -28,7 +28,6 @@ __all__ = ["Course", "Dispatch", "Drop", "Pause", "Step", "settled"]
 
 _REPEATS: Final = 4
 """Times a command is repeated at once; beyond, a cluster is taken not to have made up its mind."""
-_CHANGED_ROLE: Final = ("READONLY", "MASTERDOWN")
 
 
 @dataclass(frozen=True)
@@ -169,7 +168,7 @@ class Course:
                 self._before[index] = () if again is None else again.before
                 if again is not None:
                     self.replies[index] = again
-                    if isinstance(reply, CommandError) and reply.code in _CHANGED_ROLE:
+                    if isinstance(reply, CommandError) and _has_changed_role(reply):
                         dropped.add(asked)
         for address in dropped:
             yield Drop(address)
@@ -181,7 +180,7 @@ class Course:
                 return self._redirected(reply, asked)
             if reply.code == "NOSCRIPT":
                 return self._with_script(index, reply, asked)
-            if reply.code in TRANSIENT:
+            if reply.code in TRANSIENT or _has_changed_role(reply):
                 self._must_pause = True
                 self._must_survey |= reply.code not in ("LOADING", "TRYAGAIN", "BUSY")
                 return _Open(error=reply)
@@ -214,6 +213,13 @@ class Course:
     def _count(self) -> None:
         self._repeats += 1
         self._must_pause |= self._repeats > _REPEATS * len(self._commands)
+
+
+def _has_changed_role(reply: CommandError) -> bool:
+    """Whether the server is no master any more; it ends blocking reads with the last of these."""
+    return reply.code in ("READONLY", "MASTERDOWN") or (
+        reply.code == "UNBLOCKED" and "instance state changed" in reply.text
+    )
 
 
 def settled(replies: list[Reply]) -> list[Reply]:

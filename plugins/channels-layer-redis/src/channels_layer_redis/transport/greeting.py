@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from channels_layer_redis.transport.addresses import Login
 from channels_layer_redis.transport.replies import CommandError, Reply, TransportError
 from channels_layer_redis.transport.scripts import Command, Script
 
-__all__ = ["Greeting", "Refused", "ServerFacts"]
+__all__ = ["Greeting", "Refused", "ServerFacts", "read_login"]
 
 _PROBED: Final = (
     "xautoclaim",
@@ -25,7 +26,18 @@ _PROBED: Final = (
 
 
 class Refused(Exception):
-    """The server answered, and this connection cannot be used; the text says why, without the password."""
+    """A connection that cannot be used; the text says why, without the password."""
+
+
+def read_login(login: Login) -> tuple[str, ...]:
+    """The arguments of ``AUTH``. May wait where a provider gives them.
+
+    Raises :class:`Refused` when the provider fails.
+    """
+    try:
+        return login.read()
+    except Exception as error:  # a provider is somebody else's code
+        raise Refused(f"the provider of credentials failed ({type(error).__name__}: {error})") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +76,7 @@ class Greeting:
         client_name: str,
         scripts: Sequence[Script],
         needs_master: bool,
+        may_be_cluster: bool,
         then: Sequence[Command] = (),
     ) -> None:
         self._named: dict[str, int] = {}
@@ -81,6 +94,7 @@ class Greeting:
         if needs_master:
             self._add("role", ("ROLE",))
         self._needs_master = needs_master
+        self._may_be_cluster = may_be_cluster
         self._scripts = list(scripts)
         self.commands += [("SCRIPT", "LOAD", script.source) for script in scripts]
         self.commands += then
@@ -102,8 +116,11 @@ class Greeting:
             reply = said.get(name)
             if isinstance(reply, CommandError):
                 raise Refused(f"the server refused {' '.join(map(str, self._shown(name)))}: {reply.text}")
-        if _info(said["info"]).get("loading") == "1":
+        info = _info(said["info"])
+        if info.get("loading") == "1":
             raise Refused("the server is still loading its data")
+        if info.get("cluster_enabled") == "1" and not self._may_be_cluster:
+            raise Refused("the server is a node of a cluster: name the cluster's nodes in the option cluster")
         role = said.get("role")
         if self._needs_master and isinstance(role, list) and role and role[0] != b"master":
             raise Refused(f"the server is a {role[0].decode()}, not the master")

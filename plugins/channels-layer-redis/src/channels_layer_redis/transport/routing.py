@@ -16,7 +16,7 @@ from channels_layer_redis.transport.replies import CommandError, Reply, Transpor
 from channels_layer_redis.transport.scripts import Command
 from channels_layer_redis.transport.slots import SLOTS, key_slot, routing_key
 
-__all__ = ["MASTER", "Ask", "Asking", "Router", "find_master"]
+__all__ = ["MASTER", "Ask", "Asking", "Router"]
 
 MASTER: Final = Address("", 0)
 """Stands for whichever server the Sentinels name."""
@@ -37,24 +37,6 @@ Answer: TypeAlias = "list[Reply] | TransportError"
 Asking: TypeAlias = Generator[Ask, Answer, None]
 
 
-def find_master(servers: Servers) -> Generator[Ask, Answer, Endpoint]:
-    """The server that the Sentinels name now. Asks one after the other, the last one that knew it first.
-
-    Raises :class:`Unsent` when none of them knows.
-    """
-    complaints: list[str] = []
-    for sentinel in servers.endpoints:
-        answer = yield Ask(sentinel, [("SENTINEL", "GET-MASTER-ADDR-BY-NAME", servers.master_name)])
-        reply = answer if isinstance(answer, TransportError) else answer[-1]
-        if isinstance(reply, list) and len(reply) == 2:
-            return replace(servers.template, address=Address(reply[0].decode(), int(reply[1])))
-        complaints.append(f"{sentinel.address}: {'does not know it' if reply is None else reply}")
-    raise Unsent(
-        f"No Sentinel says where the master {servers.master_name!r} is ({'; '.join(complaints)}). Check master_name and"
-        " the addresses of the Sentinels."
-    )
-
-
 class Router:
     """Which server takes a command. Shared by all clients of a transport; every change is one assignment."""
 
@@ -63,6 +45,7 @@ class Router:
         self.is_sharded = servers.is_sharded
         self.is_discovered = servers.kind == "cluster"
         self._fresh_until = 0.0
+        self._sentinels = servers.endpoints
         self._table: list[Address | None] = []
         self._endpoints = {endpoint.address: endpoint for endpoint in servers.endpoints}
         if servers.kind == "several":
@@ -116,6 +99,26 @@ class Router:
     def moved(self, slot: int, address: Address) -> None:
         """``slot`` lives on ``address`` now."""
         self._table[slot] = address
+
+    def find_master(self) -> Generator[Ask, Answer, Endpoint]:
+        """The server that the Sentinels name now. Asks one after the other, the last one that knew it first.
+
+        Raises :class:`Unsent` when none of them knows.
+        """
+        name = self._servers.master_name
+        complaints: list[str] = []
+        for sentinel in self._sentinels:
+            answer = yield Ask(sentinel, [("SENTINEL", "GET-MASTER-ADDR-BY-NAME", name)])
+            reply = answer if isinstance(answer, TransportError) else answer[-1]
+            if isinstance(reply, list) and len(reply) == 2:
+                others = tuple(other for other in self._sentinels if other is not sentinel)
+                self._sentinels = (sentinel, *others)
+                return replace(self._servers.template, address=Address(reply[0].decode(), int(reply[1])))
+            complaints.append(f"{sentinel.address}: {'does not know it' if reply is None else reply}")
+        raise Unsent(
+            f"No Sentinel says where the master {name!r} is ({'; '.join(complaints)}). Check master_name and the"
+            " addresses of the Sentinels."
+        )
 
     def survey(self) -> Asking:
         """Ask the nodes, known ones first, which of them serves which slot; keep the first whole answer."""

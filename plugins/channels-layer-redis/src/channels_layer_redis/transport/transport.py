@@ -27,14 +27,9 @@ _inherited: Final[list[object]] = []
 
 
 class _ThreadsOwn(threading.local):
-    """A thread's client; its connections end with the thread."""
+    """A thread's client, which ends with the thread."""
 
     client: SyncClient | None = None
-
-    def __del__(self) -> None:
-        client = self.client
-        if client is not None:
-            client.close()
 
 
 class _Posted:
@@ -256,7 +251,8 @@ class Transport:
         null = os.open(os.devnull, os.O_RDWR)
         for client in clients:
             for descriptor in client.descriptors():
-                os.dup2(null, descriptor)
+                with suppress(OSError):  # closed a moment before
+                    os.dup2(null, descriptor)
         os.close(null)
         self._start()
 
