@@ -1,5 +1,6 @@
 """System checks: each id once, with its whole text and hint."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,9 +8,10 @@ from django.conf import settings
 from django.core.checks import CheckMessage, run_checks
 from django.test import override_settings
 
-from channels_core import channel_layers
+from channels_core import ConfigurationError, channel_layers
 from channels_core.hookspecs import hookimpl
 from channels_core.registrations import LayerRegistration
+from channels_django import conf, old_backends
 from channels_django.checks import TAG, check_deployment, check_settings
 
 LAYERS: dict[str, Any] = {"default": {"BACKEND": "memory", "ROUTING": []}}
@@ -92,7 +94,7 @@ def test_e005_e006_layer_entries() -> None:
     [
         (
             {"BACKEND": "memroy", "ROUTING": []},
-            "No plugin registers a layer named 'memroy'. Installed: memory. Did you mean 'memory'?",
+            "No plugin registers a layer named 'memroy'. Installed: database, memory, redis. Did you mean 'memory'?",
         ),
         (
             {"BACKEND": "memory", "ROUTING": [], "CONFIG": {"delivery": {"chat.*": "exactly-once"}}},
@@ -238,3 +240,86 @@ def test_w007_session_keys_in_addresses() -> None:
             "Set CHANNELS = {'SESSION_KEY_IN_URL': False}; browsers send the session cookie by themselves.",
         )
     ]
+
+
+def test_w008_a_layer_of_channels_1_has_a_successor() -> None:
+    entry = {
+        "BACKEND": "asgiref.inmemory.ChannelLayer",
+        "ROUTING": [],
+        "CONFIG": {"capacity": 7, "unheard_of": 1},
+        "TEST_CONFIG": {"expiry": 5},
+    }
+    assert check(CHANNEL_LAYERS={"default": entry}) == [
+        (
+            "channels.W008",
+            "CHANNEL_LAYERS['default'] has BACKEND 'asgiref.inmemory.ChannelLayer', a layer of Channels 1.x; the layer"
+            " 'memory' takes its place. Its options unheard_of have no meaning any more.",
+            "Write {'BACKEND': 'memory', 'CONFIG': {'capacity': ...}, 'ROUTING': ...} instead.",
+        )
+    ]
+    with override_settings(CHANNEL_LAYERS={"default": entry}):
+        assert channel_layers["default"].capacity == 7
+        assert channel_layers.make("default", for_test=True).expiry == 5
+
+
+REDIS_OPTIONS = {
+    "hosts": [("localhost", 6379)],
+    "prefix": "site",
+    "symmetric_encryption_keys": ["key"],
+    "capacity": 5,
+    "stats_prefix": "gone",
+}
+
+
+@pytest.mark.parametrize(
+    ("backend", "now", "config"),
+    [
+        (
+            "asgi_redis.RedisChannelLayer",
+            "redis",
+            {
+                "hosts": [("localhost", 6379)],
+                "prefix": "site",
+                "symmetric_encryption_keys": ["key"],
+                "capacity": 5,
+            },
+        ),
+        (
+            "asgi_redis.RedisSentinelChannelLayer",
+            "redis",
+            {
+                "sentinels": [("localhost", 6379)],
+                "master_name": "mymaster",
+                "prefix": "site",
+                "symmetric_encryption_keys": ["key"],
+                "capacity": 5,
+            },
+        ),
+        ("asgi_ipc.IPCChannelLayer", "database", {"capacity": 5}),
+        ("memory", "memory", {**REDIS_OPTIONS, "services": ["mymaster"]}),
+    ],
+)
+def test_old_layers_and_their_options_are_translated(backend: str, now: str, config: dict[str, Any]) -> None:
+    entry = {"BACKEND": backend, "ROUTING": [], "CONFIG": {**REDIS_OPTIONS, "services": ["mymaster"]}}
+    assert old_backends.translate(entry) == {"BACKEND": now, "ROUTING": [], "CONFIG": config}
+
+
+def test_e010_two_distributions_own_the_name_channels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, version in (("channels", "4.3.1"), ("channels-compat", "0.1.0")):
+        info = tmp_path / f"{name.replace('-', '_')}-{version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert check() == [
+        (
+            "channels.E010",
+            "The distributions channels 4.3.1 and channels-compat 0.1.0 are both installed, and both own the import"
+            " package 'channels': the later one has overwritten files of the other.",
+            "Uninstall both, then install one: channels-compat runs applications written for Channels 1.x, channels"
+            " those written for Channels 2 to 4.",
+        )
+    ]
+    with pytest.raises(ConfigurationError, match="are both installed"):
+        conf.load_config()

@@ -10,13 +10,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from django.apps import AppConfig, apps
+from django.conf import settings
 from django.core import checks
 from django.core.checks import CheckMessage, Error, Tags
 from django.core.checks import Warning as CheckWarning
 
 from channels_core.channel_layer import channel_layers
 from channels_core.exceptions import ChannelsError
-from channels_django import conf
+from channels_django import conf, old_backends
 
 __all__ = ["TAG", "check_deployment", "check_settings", "register"]
 
@@ -41,6 +42,7 @@ def _all(app_configs: Sequence[AppConfig] | None) -> Iterator[CheckMessage]:
         yield Error(problem.text, hint=problem.hint, id=problem.id)
     if problems:
         return
+    yield from _old_backends()
     yield from _layers()
     yield from _chosen_plugins()
     yield from _plugin_warnings()
@@ -61,6 +63,13 @@ def _runserver_owner() -> Iterator[CheckMessage]:
                 id="channels.E001",
             )
             return
+
+
+def _old_backends() -> Iterator[CheckMessage]:
+    for alias, entry in settings.CHANNEL_LAYERS.items() if hasattr(settings, "CHANNEL_LAYERS") else ():
+        if old_backends.successor_of(entry) is not None:
+            text, hint = old_backends.explain(alias, entry)
+            yield CheckWarning(text, hint=hint, id="channels.W008")
 
 
 def _layers() -> Iterator[CheckMessage]:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import difflib
 import typing
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import MISSING, dataclass, fields
+from importlib import metadata
 from typing import Any, Final, Literal, get_args, get_origin
 
 from django.conf import settings
@@ -17,6 +19,7 @@ from django.conf import settings
 from channels_core.channel_layer import channel_layers
 from channels_core.config import MAY_BE_ZERO, Config, InterfaceConfig, LayerConfig, WorkerConfig
 from channels_core.exceptions import ConfigurationError, InvalidChannelLayerError
+from channels_django import old_backends
 
 __all__ = [
     "OPTIONS",
@@ -159,6 +162,7 @@ def load_config() -> Config:
 
 
 def _layer(entry: Mapping[str, Any]) -> LayerConfig:
+    entry = old_backends.translate(entry)
     return LayerConfig(
         backend=entry["BACKEND"],
         routing=entry.get("ROUTING"),
@@ -181,11 +185,17 @@ _UNKNOWN_KEY: Final = "channels.E003"
 _BAD_VALUE: Final = "channels.E004"
 _BAD_ENTRY: Final = "channels.E005"
 _CHANNELS_4_ENTRY: Final = "channels.E006"
+_TWO_OWNERS: Final = "channels.E010"
 _LAYER_PROBLEMS: Final = {_BAD_ENTRY, _CHANNELS_4_ENTRY}
 
 
 def find_problems() -> Iterator[Problem]:
-    """What is wrong with ``CHANNELS`` and ``CHANNEL_LAYERS`` by themselves; imports nothing that they name."""
+    """What is wrong with ``CHANNELS`` and ``CHANNEL_LAYERS`` by themselves; imports nothing that they name.
+
+    Also two distributions that own the import package ``channels``: what one of them installed last has overwritten
+    files of the other, so no settings could be relied on.
+    """
+    yield from _two_owners()
     for name in ("CHANNEL_LAYERS", "CHANNELS"):
         value = getattr(settings, name, None)
         if value is not None and not isinstance(value, Mapping):
@@ -197,6 +207,22 @@ def find_problems() -> Iterator[Problem]:
     for alias, entry in _mapping("CHANNEL_LAYERS").items():
         yield from _entry_problems(alias, entry)
     yield from _option_problems()
+
+
+def _two_owners() -> Iterator[Problem]:
+    versions = {}
+    for name in ("channels", "channels-compat"):
+        with suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    if len(versions) == 2:
+        found = " and ".join(f"{name} {version}" for name, version in versions.items())
+        yield Problem(
+            id=_TWO_OWNERS,
+            text=f"The distributions {found} are both installed, and both own the import package 'channels': the later"
+            " one has overwritten files of the other.",
+            hint="Uninstall both, then install one: channels-compat runs applications written for Channels 1.x,"
+            " channels those written for Channels 2 to 4.",
+        )
 
 
 def _option_problems() -> Iterator[Problem]:
