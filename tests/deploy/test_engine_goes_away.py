@@ -57,7 +57,7 @@ def test_proof_3_the_server_restarts_dies_and_stalls(
             time.sleep(STALL)
             server.resume()
             took["stall"] = max(took.get("stall", 0.0), time_to_return(crowd, fleet))
-        members = fleet.layer.backend.group_count("room")
+        members = fleet.probe.members()
         account = crowd.ask("quiet", patience=45)
         show(
             table(

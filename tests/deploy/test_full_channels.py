@@ -6,10 +6,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from channels_core import Channel, ChannelFull, Group
 from deployment.engines import Engine
 from deployment.fleet import Fleet
-from deployment.scales import Scale, scales
+from deployment.scales import QUICK, Scale, scales
 from deployment.tables import assert_account, table
 
 TIMES = 10
@@ -48,21 +47,16 @@ def test_proof_5_ten_times_the_capacity(
         )
 
         # A sender outside of consumers.
-        refused = sum(is_refused(Channel("jobs", channel_layer=fleet.layer), n) for n in range(clients))
-        assert refused == clients - capacity
-        assert fleet.layer.counters.full == refused
-        lines.append(f"  sends:       {capacity} wait, {refused} raised ChannelFull")
+        filled = fleet.probe.ask("fill", channel="jobs", count=clients)
+        assert filled == {"refused": clients - capacity, "full": clients - capacity}
+        lines.append(f"  sends:       {capacity} wait, {filled['refused']} raised ChannelFull")
 
         # The inbox of a process that does not read.
         broadcasts = TIMES * 5 * capacity
-        members = fleet.layer.backend.group_count("room")
-        dropped_before = fleet.layer.counters.group_dropped
+        members = fleet.probe.members()
         os.kill(interface.pid, signal.SIGSTOP)
-        room = Group("room", channel_layer=fleet.layer)
-        for n in range(1, broadcasts + 1):
-            room.send({"text": f"room {n} 0"})
+        dropped = fleet.probe.ask("broadcast", group="room", count=broadcasts)
         os.kill(interface.pid, signal.SIGCONT)
-        dropped = fleet.layer.counters.group_dropped - dropped_before
         assert dropped % members == 0
         in_inbox = broadcasts - dropped // members
         assert 5 * capacity <= in_inbox <= 6 * capacity + 1, in_inbox
@@ -84,15 +78,15 @@ def test_proof_5_ten_times_the_capacity(
         lines.append(f"  handshakes:  {capacity} were accepted, {clients - capacity} were refused 503")
 
         # A consumer that sends to a channel which nobody reads.
-        before = fleet.counters("worker").get("dropped", 0)
+        before = fleet.probe.counters("worker").get("dropped", 0)
         crowd.ask("say_one", text=f"jobs {clients}")
         fleet.wait_until(
-            lambda: fleet.counters("worker").get("dropped", 0) - before == clients,
-            f"a consumer's {clients} sends to the full channel are counted as dropped: {fleet.counters('worker')}",
+            lambda: fleet.probe.counters("worker").get("dropped", 0) - before == clients,
+            f"a consumer's {clients} sends to the full channel are counted as dropped",
         )
         lines.append(f"  a consumer:  {clients} sends to the full channel were given up and counted")
 
-        counters = fleet.counters()
+        counters = fleet.probe.counters()
         counted = {name: counters.get(name, 0) for name in ("full", "refused", "slow_closed")}
         lines.append(f"  the interface server counted: {counted}")
         assert counted["slow_closed"] == clients - capacity
@@ -100,24 +94,16 @@ def test_proof_5_ten_times_the_capacity(
         assert counted["full"] >= 3 * (clients - capacity)
         stayed = 2 * capacity
         fleet.wait_until(
-            lambda: fleet.layer.backend.group_count("room") == stayed,
+            lambda: fleet.probe.members() == stayed,
             "those who were closed are no members any more",
         )
 
         # And as if nothing had been.
         crowd.ask("close")
         crowd.connect(fleet.interfaces, 20, at_once=capacity // 2)
-        crowd.talk(scale, engine)
-        time.sleep(1.0)
+        crowd.talk(QUICK, engine)
+        time.sleep(1.5)
         account = crowd.ask("quiet", patience=20)
         show(table("\n".join([*lines, "  and afterwards"]), account))
         assert_account(account, sent=20)
         fleet.assert_healthy()
-
-
-def is_refused(channel: Channel, n: int) -> bool:
-    try:
-        channel.send({"n": n})
-    except ChannelFull:
-        return True
-    return False

@@ -34,7 +34,7 @@ def test_proof_4_an_interface_server_is_killed(
         killed = time.monotonic()
         crowd.ask("wait_closed", count=victims, patience=2)
         fleet.wait_until(
-            lambda: fleet.layer.backend.group_count("room") == scale.clients - victims,
+            lambda: fleet.probe.members() == scale.clients - victims,
             "its memberships are gone",
         )
         gone = time.monotonic() - killed
@@ -53,5 +53,5 @@ def test_proof_4_an_interface_server_is_killed(
         assert_account(account, sent=scale.clients, closed={"1006": victims})
         assert gone <= LEASE + LOOK
         assert during["longest"] <= before["longest"] + ALLOWANCE
-        assert [process.kind for process in fleet.layer.backend.processes()].count("interface") == 1
+        assert len(fleet.probe.processes("interface")) == 1
         fleet.assert_healthy()

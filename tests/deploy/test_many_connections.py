@@ -30,7 +30,7 @@ def test_proof_7_connections_leave_nothing_behind(
         before = [resident(process.pid) for process in processes]
         answer = crowd.ask("come_and_go", urls=urls, count=scale.cycles, at_once=AT_ONCE)
         fleet.wait_until(lambda: not any(fleet.sessions.iterdir()), "no session is left")
-        fleet.wait_until(lambda: not fleet.layer.backend.groups(), "no membership is left")
+        fleet.wait_until(lambda: not fleet.probe.groups(), "no membership is left")
         fleet.wait_until(lambda: not any(engine.kept().values()), f"nothing is kept, but {engine.kept()}")
         after = [resident(process.pid) for process in processes]
         growth = [now / then - 1 for then, now in zip(before, after, strict=True)]

@@ -68,14 +68,12 @@ def test_proof_6_a_client_that_never_reads(
             for _ in range(POURS):
                 say(f"pour {POURED}")
             began = time.monotonic()
-            while fleet.counters().get("slow_closed", 0) < 1 or time.monotonic() - began < listen:
+            while fleet.probe.counters().get("slow_closed", 0) < 1 or time.monotonic() - began < listen:
                 assert time.monotonic() - began < 30, f"It was never closed.\n{fleet.report()}"
                 highest = max(highest, resident(interface.pid))
                 time.sleep(0.05)
             during = crowd.ask("mark")
-            fleet.wait_until(
-                lambda: fleet.layer.backend.group_count("room") == OTHERS, "it is no member any more"
-            )
+            fleet.wait_until(lambda: fleet.probe.members() == OTHERS, "it is no member any more")
         time.sleep(listen)
         after = crowd.ask("mark")
         account = crowd.ask("quiet", patience=20)
@@ -94,5 +92,5 @@ def test_proof_6_a_client_that_never_reads(
         assert_account(account, sent=OTHERS)
         assert during["p99"] <= NOISE * max(before["p99"], after["p99"]) + ALLOWANCE
         assert highest - memory <= OUTBOUND + 0.1 * memory
-        assert fleet.counters()["slow_closed"] == 1
+        assert fleet.probe.counters()["slow_closed"] == 1
         fleet.assert_healthy()

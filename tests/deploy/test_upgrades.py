@@ -49,9 +49,9 @@ def test_yesterdays_processes_work_with_todays(
         time.sleep(1.0)
         answers = crowd.ask("get", port=fleet.interfaces[0].port, count=5)
         account = crowd.ask("quiet", patience=20)
-        members = fleet.layer.backend.group_count("room")
+        members = fleet.probe.members()
         crowd.ask("close")
-        fleet.wait_until(lambda: not fleet.layer.backend.groups(), "those who left are no members")
+        fleet.wait_until(lambda: not fleet.probe.groups(), "those who left are no members")
         show(
             table(
                 f"Upgrade, {engine.name}: the {yesterday} of commit {commit}, everything else of today",

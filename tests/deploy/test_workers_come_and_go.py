@@ -16,7 +16,8 @@ from deployment.tables import assert_account, seconds, table, waits
 THREADS = 2
 ALLOWANCE = 1.0
 """Seconds that a machine may take from everybody while an interpreter starts beside them."""
-CREDIT_TIMEOUT = 2.0
+CREDIT_TIMEOUT = 10.0
+"""After which a connection goes on behind a frame whose worker was killed; longer than any frame waits for a worker."""
 LEASE = 3.0
 """Of processes: after which what a killed worker held is given to another."""
 

@@ -7,15 +7,13 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from channels_core.channel_layer import ChannelLayer, ChannelLayers
-from channels_core.config import Config, LayerConfig
-from channels_core.layers import ProcessInfo
 from deployment.engines import Engine
 from deployment.scales import Scale
 from testsite.projects import Running, free_port
@@ -56,25 +54,21 @@ class Interface(Running):
         return f"http://127.0.0.1:{self.port}/"
 
 
-class Crowd:
-    """The process of :mod:`deployment.crowd`."""
+class Companion:
+    """A process that reads a JSON command a line and answers each with one JSON line."""
+
+    module: str
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "deployment.crowd"],
+            [sys.executable, "-m", self.module],
             env=dict(environment),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             start_new_session=True,
         )
-        self._answer()
-
-    def _answer(self) -> Any:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        assert line, f"The clients' process ended with status {self._process.wait(10)}."
-        return json.loads(line)
+        assert self.end() == "ready"
 
     def begin(self, do: str, **options: Any) -> None:
         """Ask for something; :meth:`end` gives the answer."""
@@ -83,11 +77,27 @@ class Crowd:
         self._process.stdin.flush()
 
     def end(self) -> Any:
-        return self._answer()
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        assert line, f"{self.module} ended with status {self._process.wait(10)}."
+        return json.loads(line)
 
     def ask(self, do: str, **options: Any) -> Any:
         self.begin(do, **options)
         return self.end()
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait(10)
+        for stream in (self._process.stdin, self._process.stdout):
+            assert stream is not None
+            stream.close()
+
+
+class Crowd(Companion):
+    """The process of :mod:`deployment.crowd`."""
+
+    module = "deployment.crowd"
 
     def connect(self, interfaces: Sequence[Interface], count: int, **options: Any) -> None:
         """Open so many sockets, shared out among the interface servers; all of them must open."""
@@ -104,12 +114,30 @@ class Crowd:
             slow_every=slow_every,
         )
 
-    def close(self) -> None:
-        self._process.kill()
-        self._process.wait(10)
-        for stream in (self._process.stdin, self._process.stdout):
-            assert stream is not None
-            stream.close()
+
+class Probe(Companion):
+    """The process of :mod:`deployment.probe`: the layer, as any other process of the site sees it."""
+
+    module = "deployment.probe"
+
+    def members(self, group: str = "room") -> int:
+        count: int = self.ask("group_count", group=group)
+        return count
+
+    def groups(self) -> dict[str, int]:
+        found: dict[str, int] = self.ask("groups")
+        return found
+
+    def processes(self, kind: str) -> list[dict[str, Any]]:
+        """The living processes of a kind, each with the counters that it last reported."""
+        return [process for process in self.ask("processes") if process["kind"] == kind]
+
+    def counters(self, kind: str = "interface") -> Counter[str]:
+        """The counters of all processes of a kind, added up."""
+        total: Counter[str] = Counter()
+        for process in self.processes(kind):
+            total.update(process["counters"])
+        return total
 
 
 class Fleet:
@@ -123,6 +151,7 @@ class Fleet:
         config: Mapping[str, Any] | None = None,
         channels: Mapping[str, Any] | None = None,
         routes: str = "routes",
+        apps: Sequence[str] = (),
     ) -> None:
         self.engine = engine
         self.folder = folder
@@ -134,8 +163,10 @@ class Fleet:
             "config": self.config,
             "channels": dict(channels or {}),
             "databases": dict(engine.databases),
-            "apps": list(engine.apps),
-            "routes": routes,
+            "apps": [*engine.apps, *apps],
+            "routing": "deployment.shop.consumers.routes"
+            if routes == "shop"
+            else f"deployment.consumers.{routes}",
             "sessions": str(self.sessions),
         }
         self.interfaces: list[Interface] = []
@@ -143,9 +174,20 @@ class Fleet:
         self.ended: list[Running] = []
         """Processes whose end was intended."""
         self._stack = ExitStack()
-        self._layer: ChannelLayer | None = None
 
     def __enter__(self) -> "Fleet":
+        if self.engine.databases:
+            command = [str(SCRIPTS / "django-admin"), "migrate", "--run-syncdb", "--verbosity=0"]
+            done = subprocess.run(
+                command,
+                check=False,
+                cwd=self.folder,
+                env=self.environment,
+                capture_output=True,
+                text=True,
+                timeout=PATIENCE,
+            )
+            assert done.returncode == 0, done.stdout + done.stderr
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -220,13 +262,14 @@ class Fleet:
         self.workers.remove(worker)
         self.ended.append(worker)
 
-    def kill_workers(self) -> None:
-        """SIGKILL to all of them at once."""
-        for worker in self.workers:
+    def kill_workers(self, victims: Sequence[Running] | None = None) -> None:
+        """SIGKILL to all of them, or to some, at once."""
+        victims = list(self.workers if victims is None else victims)
+        for worker in victims:
             worker.signal(signal.SIGKILL)
-        for worker in self.workers:
+        for worker in victims:
             worker.wait()
-        self.workers.clear()
+            self.workers.remove(worker)
 
     def kill_interface(self, interface: Interface) -> None:
         interface.signal(signal.SIGKILL)
@@ -243,28 +286,11 @@ class Fleet:
             for bad in ("Traceback", "this is a bug", "Exception ignored", "has failed"):
                 assert bad not in process.output, process.output
 
-    # What can be seen from outside.
-
-    @property
-    def layer(self) -> ChannelLayer:
-        """The same layer, in this process."""
-        if self._layer is None:
-            entry = LayerConfig(backend=self.engine.backend, routing=[], config=self.config)
-            layer = ChannelLayers(Config(layers={"default": entry}))["default"]
-            self._stack.callback(layer.close)
-            self._layer = layer
-        return self._layer
-
-    def processes(self, kind: str) -> list[ProcessInfo]:
-        return [process for process in self.layer.backend.processes() if process.kind == kind]
-
-    def counters(self, kind: str = "interface") -> dict[str, int]:
-        """The counters that processes of a kind last reported, added up."""
-        total: dict[str, int] = {}
-        for process in self.processes(kind):
-            for name, value in process.counters.items():
-                total[name] = total.get(name, 0) + value
-        return total
+    @cached_property
+    def probe(self) -> Probe:
+        probe = Probe(self.environment)
+        self._stack.callback(probe.close)
+        return probe
 
     def wait_until(self, is_so: Callable[[], Any], what: str, patience: float = PATIENCE) -> float:
         """Wait until ``is_so``; returns how many seconds that took."""

@@ -20,7 +20,7 @@ SESSION_FILE_PATH = _GIVEN["sessions"]
 CHANNEL_LAYERS = {
     "default": {
         "BACKEND": _GIVEN["backend"],
-        "ROUTING": f"deployment.consumers.{_GIVEN.get('routes', 'routes')}",
+        "ROUTING": _GIVEN["routing"],
         "CONFIG": _GIVEN["config"],
     }
 }

@@ -1,0 +1,8 @@
+"""The shop."""
+
+from django.apps import AppConfig
+
+
+class ShopConfig(AppConfig):
+    name = "deployment.shop"
+    label = "shop"
