@@ -76,6 +76,7 @@ layers = {
     "unrouted": LayerConfig(backend=f"{__name__}.Shared"),
 }
 config = Config(layers=layers)
+hasty = Config(layers=layers, worker=WorkerConfig(stop_timeout=0.2))
 loud = Config(layers=layers, worker=WorkerConfig(middleware=(f"{__name__}:Loud",)))
 """
 
@@ -135,6 +136,15 @@ def test_a_worker_runs_consumers_until_a_signal(folder) -> None:
         status, output, errors = ended(process)
     assert (status, output) == (0, "")
     assert errors.endswith("INFO channels.worker: Worker of layer 'default' reads tick.\n")
+
+
+def test_a_worker_that_had_to_leave_a_consumer_behind_says_so(folder) -> None:
+    with running(folder, "--only-channels=long", config="hasty") as process:
+        assert line_of(process) == "begun"
+        process.terminate()
+        status, _, errors = ended(process)
+    assert status == 1
+    assert "stopped with 1 consumers still running after 0 s" in errors
 
 
 def test_a_worker_finishes_what_it_has_in_hand_though_the_request_comes_twice(folder) -> None:

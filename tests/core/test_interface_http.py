@@ -360,6 +360,23 @@ async def test_without_a_worker_requests_wait_during_the_grace_time() -> None:
         assert (await status_of(request))[0] == 200
 
 
+async def test_layer_that_never_says_who_lives_holds_up_nobody_for_long() -> None:
+    class Silent(WaitingBackend):
+        async def aprocesses(self) -> Any:
+            await asyncio.Event().wait()
+
+    backend = Silent(process_lease=1.0)
+    async with serving(backend=backend) as site:
+        for _ in range(2):
+            request = site.request()
+            await site.send((await site.taken("http.request")).content["reply_channel"], OK)
+            assert (await status_of(request))[0] == 200
+        await asyncio.sleep(2.5)  # its own lease is renewed all the same
+        request = site.request()
+        await site.send((await site.taken("http.request")).content["reply_channel"], OK)
+        assert (await status_of(request))[0] == 200
+
+
 async def test_client_that_takes_nothing_is_given_up() -> None:
     async with serving(outbound_timeout=0.1) as site:
         request = site.request()

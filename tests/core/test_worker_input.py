@@ -61,11 +61,17 @@ def test_headers_count_towards_the_size_of_a_message() -> None:
 )
 def test_times_without_end_are_no_times(name: str, section: str, value: float) -> None:
     options: dict[str, Any] = {name: value}
-    record = WorkerConfig(**options) if section == "worker" else InterfaceConfig(**options)
     with pytest.raises(ConfigurationError) as caught:
-        Config(**{section: record})  # type: ignore[arg-type]  # the section's own kind
+        WorkerConfig(**options) if section == "worker" else InterfaceConfig(**options)
     bound = "of at least 0" if name == "prefetch_time" else "above 0"
     assert str(caught.value) == f"Option {name} of the {section} is {value}: it must be a number {bound}."
+
+
+def test_a_section_of_the_configuration_is_its_own_record() -> None:
+    options: Any = {"threads": 4}
+    with pytest.raises(ConfigurationError) as caught:
+        Config(worker=options)
+    assert str(caught.value) == "Config(worker=...) holds dict: make it WorkerConfig(...)."
 
 
 def test_closing_a_layer_of_the_loop_kind_lets_no_thread_wait_for_ever() -> None:

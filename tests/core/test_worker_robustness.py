@@ -860,6 +860,51 @@ class Flaky(MemoryBackend):
         return super().send_one(send)
 
 
+@pytest.mark.parametrize("starts", [Worker.start, Worker.run])
+def test_a_worker_that_cannot_reach_its_engine_at_the_start_waits_for_it(
+    starts: Callable[[Worker], object], caplog: pytest.LogCaptureFixture
+) -> None:
+    class Away(MemoryBackend):
+        is_away = True
+
+        def open_process(self, *args: Any, **options: Any) -> str:
+            self._look()
+            return super().open_process(*args, **options)
+
+        def receive_batch(self, *args: Any, **options: Any) -> Any:
+            self._look()
+            return super().receive_batch(*args, **options)
+
+        def _look(self) -> None:
+            if self.is_away:
+                raise LayerUnavailable("connection refused")
+
+    backend = Away()
+    layer = ChannelLayer(backend)
+    consumed = threading.Event()
+    layer.router = Table({"jobs": lambda message: consumed.set()})
+    worker = Worker(layer)
+    thread = threading.Thread(target=starts, args=(worker,))
+    thread.start()
+    wait_until(lambda: bool(caplog.messages))
+    assert worker.process is None
+    layer.send("jobs", {})
+    backend.is_away = False
+    assert consumed.wait(WAIT)
+    wait_until(lambda: [one.id for one in backend.processes()] == [worker.process])
+    worker.request_stop()
+    assert starts is Worker.run or worker.stop()
+    thread.join(WAIT)
+    assert not thread.is_alive()
+    assert backend.processes() == []
+    [away, back] = [record.getMessage() for record in caplog.records if record.levelno > logging.INFO]
+    assert away == (
+        "The channel layer 'default' is away (LayerUnavailable: connection refused). Workers wait and try again until"
+        " it is back."
+    )
+    assert back.startswith("The channel layer 'default' is back after ")
+
+
 class WaitingFlaky(Flaky, ThreadMemory):
     """The same of a layer that waits."""
 

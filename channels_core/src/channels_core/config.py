@@ -35,7 +35,10 @@ class LayerConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InterfaceConfig:
-    """Limits and timeouts of the interface application. Times are seconds, sizes bytes."""
+    """Limits and timeouts of the interface application. Times are seconds, sizes bytes.
+
+    Raises :class:`~channels_core.exceptions.ConfigurationError` for a number out of range, naming it.
+    """
 
     layer: str = "default"
     http_timeout: float = 120.0
@@ -77,10 +80,16 @@ class InterfaceConfig:
     origin_validator: str | None = "allowed-hosts"
     """A registered name or a dotted path; ``None`` lets every origin through."""
 
+    def __post_init__(self) -> None:
+        _check_numbers("interface", self)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkerConfig:
-    """How workers run consumers. Times are seconds."""
+    """How workers run consumers. Times are seconds.
+
+    Raises :class:`~channels_core.exceptions.ConfigurationError` for a number out of range, naming it.
+    """
 
     threads: int = 1
     async_slots: int = 100
@@ -100,6 +109,9 @@ class WorkerConfig:
     middleware: tuple[str, ...] = ()
     """Consumer middleware, outermost first."""
 
+    def __post_init__(self) -> None:
+        _check_numbers("worker", self)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
@@ -108,7 +120,7 @@ class Config:
         # chat_config.py, run by: channels worker --config chat_config:config
         config = Config(layers={"default": LayerConfig(backend="memory", routing="chat_routing.routes")})
 
-    Raises :class:`~channels_core.exceptions.ConfigurationError` for a value out of range, naming it.
+    Raises :class:`~channels_core.exceptions.ConfigurationError` for what is no record of its kind, naming it.
     """
 
     layers: Mapping[str, LayerConfig] = field(default_factory=dict)
@@ -124,8 +136,12 @@ class Config:
                 raise ConfigurationError(
                     f"Config(layers={{{alias!r}: ...}}) holds {type(layer).__name__}: make it LayerConfig(backend=...)."
                 )
-        _check_numbers("interface", self.interface)
-        _check_numbers("worker", self.worker)
+        for name, kind in (("interface", InterfaceConfig), ("worker", WorkerConfig)):
+            value = getattr(self, name)
+            if not isinstance(value, kind):
+                raise ConfigurationError(
+                    f"Config({name}=...) holds {type(value).__name__}: make it {kind.__name__}(...)."
+                )
 
 
 def _check_numbers(section: str, record: InterfaceConfig | WorkerConfig) -> None:

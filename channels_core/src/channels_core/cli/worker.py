@@ -36,7 +36,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(arguments: argparse.Namespace, host: Host) -> int:
-    """Run until signalled; 0 after a graceful stop."""
+    """Run until signalled; 0 after a graceful stop, 1 where time was up before the consumers in hand had ended."""
     if not logging.getLogger().handlers:
         level = logging.WARNING if arguments.quiet else logging.INFO
         logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -65,8 +65,7 @@ def run(arguments: argparse.Namespace, host: Host) -> int:
         only_channels=arguments.only_channels,
         exclude_channels=arguments.exclude_channels,
     )
-    run_until_signalled(worker)
-    return 0
+    return 0 if run_until_signalled(worker) else 1
 
 
 def _child_arguments(arguments: argparse.Namespace) -> list[str]:

@@ -31,7 +31,8 @@ class WorkerWatch:
         self._living: frozenset[str] = frozenset()
 
     async def is_served(self) -> bool:
-        """Whether a worker lives, or lived within the grace time. Waits only when the last answer was no."""
+        """Whether a worker lives, or lived within the grace time; also where nobody can say. Waits only when the last
+        answer was no, and at most a third of the process lease."""
         if self._looked_at is None or monotonic() - self._looked_at > _FRESH:
             if not self._backend.is_waiting:
                 await self.look()
@@ -59,9 +60,10 @@ class WorkerWatch:
         return self._looked_at is not None and self._looked_at - since >= self._backend.process_lease / 3
 
     async def look(self) -> None:
-        """Look now. While the layer is away the last answer stands. Never raises."""
+        """Look now, until the next beat at most. While the layer is away the last answer stands. Never raises."""
         try:
-            processes = await self._backend.aprocesses()
+            async with asyncio.timeout(self._backend.process_lease / 3):
+                processes = await self._backend.aprocesses()
         except Exception as error:  # noqa: BLE001 - a backend's failure, whatever it is, is an outage to us
             self._outage.begin(error)
             return

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from channels_core.config import WorkerConfig
 from channels_core.exceptions import ConfigurationError, LayerUnavailable
-from channels_core.outage import Outage
+from channels_core.outage import Outage, pauses
 from channels_core.worker.outbox import Outbox
 from channels_core.worker.readers import LoopReader, ThreadReader
 from channels_core.worker.runs import Runner
@@ -77,7 +77,7 @@ class Worker:
             events=events,
             callback=callback,
         )
-        outage = Outage(layer.alias, logger, "Workers wait and try again until it is back.")
+        outage = self._outage = Outage(layer.alias, logger, "Workers wait and try again until it is back.")
         asynchronous = [name for name in self.channels if name in layer.router.async_channels]
         synchronous = [name for name in self.channels if name not in layer.router.async_channels]
         self._readers: list[ThreadReader | LoopReader] = []
@@ -103,8 +103,14 @@ class Worker:
         self._watchdog = threading.Thread(target=self._watch, name="channels-worker-watchdog", daemon=True)
 
     def start(self) -> None:
-        """Open the worker's process on the layer and read in background threads; returns once they are started."""
-        self._open_process()
+        """Open the worker's process on the layer and read in background threads; returns once they are started.
+
+        Where the engine is away the threads wait until it is there.
+        """
+        try:
+            self._open_process()
+        except LayerUnavailable as error:
+            self._outage.begin(error)
         try:
             if self._events is not None:
                 self._events.worker_ready(self)
@@ -116,15 +122,20 @@ class Worker:
             raise
         logger.info("Worker of layer %r reads %s.", self.layer.alias, ", ".join(self.channels))
 
-    def run(self) -> None:
-        """:meth:`start`, wait for :meth:`request_stop` or a consumer's SystemExit, :meth:`stop`."""
+    def run(self) -> bool:
+        """:meth:`start`, wait for :meth:`request_stop` or a consumer's SystemExit, :meth:`stop`.
+
+        Returns whether everything ended in time.
+        """
         self._is_heard = True
         self.start()
+        has_ended = False
         try:
             while not self._is_stop_requested():
                 pass
         finally:
-            self.stop()
+            has_ended = self.stop()
+        return has_ended
 
     def _is_stop_requested(self) -> bool:
         # A signal may be taken by any thread, but its handler runs in the main one, which must come back to do so.
@@ -180,7 +191,8 @@ class Worker:
     def _watch(self) -> None:
         """Keep leases alive, relieve readers behind slow handlers, notice a consumer's SystemExit."""
         backend = self.layer.backend
-        process_due = monotonic() + backend.process_lease / 3
+        process_due = 0.0 if self.process is None else monotonic() + backend.process_lease / 3
+        tries = pauses(0.05, 2.0)
         leases_due = monotonic() + backend.lease / 3
         while not self._has_ended.wait(_WATCHDOG_TICK):
             try:
@@ -197,8 +209,10 @@ class Worker:
                     if leased:
                         backend.renew_leases(leased)
                 if now >= process_due:
-                    process_due = now + backend.process_lease / 3
+                    process_due = now + next(tries)
                     self._renew_process()
+                    process_due = now + backend.process_lease / 3
+                    tries = pauses(0.05, 2.0)
             except LayerUnavailable:
                 continue  # the readers report it
             except Exception:
@@ -217,7 +231,10 @@ class Worker:
         backend = self.layer.backend
         busy = sum(reader.is_busy for reader in self._readers) / len(self._readers)
         process = self.process
-        if process is None or self._has_ended.is_set():
+        if self._has_ended.is_set():
+            return
+        if process is None:
+            self._open_process()
             return
         is_open = backend.renew_process(process, load=busy, counters=self.layer.counters.as_dict())
         if not is_open and not self._has_ended.is_set():
@@ -244,8 +261,10 @@ def apply_channel_filters(
     return kept
 
 
-def run_until_signalled(worker: Worker) -> None:
+def run_until_signalled(worker: Worker) -> bool:
     """:meth:`Worker.run` in the main thread; SIGTERM or SIGINT stops it gracefully, a later one at once.
+
+    Returns whether everything ended in time.
 
     A second signal within a second counts as the same request: service managers and terminals signal a whole group,
     and a supervisor in that group passes its own on.
@@ -262,7 +281,7 @@ def run_until_signalled(worker: Worker) -> None:
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        worker.run()
+        return worker.run()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

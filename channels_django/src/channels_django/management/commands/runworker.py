@@ -102,10 +102,9 @@ class Command(BaseCommand):
         worker_process_ready.send(sender=type(self))
         if options["verbosity"]:
             worker_ready.connect(self._announce, sender=self._worker, weak=False)
-        if is_main:
-            run_until_signalled(self._worker)
-        else:
-            self._worker.run()
+        has_ended = run_until_signalled(self._worker) if is_main else self._worker.run()
+        if is_main and not has_ended:
+            sys.exit(1)  # the log says what was cut short
 
     def _announce(self, *, sender: Worker, **_: Any) -> None:
         self.stdout.write(f"Worker of layer {sender.layer.alias!r} listens on: {', '.join(sender.channels)}")
