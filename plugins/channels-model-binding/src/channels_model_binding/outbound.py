@@ -1,0 +1,106 @@
+"""The signals that tell bindings of changes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
+
+from django.db.models.signals import m2m_changed, post_delete, post_save, pre_delete, pre_save
+
+if TYPE_CHECKING:
+    from channels_model_binding.binding import Binding
+
+__all__ = ["connect", "disconnect"]
+
+_REVERSE = "_binding_reverse_keys"
+
+
+def connect(binding: type[Binding]) -> None:
+    """Have the signals of the binding's model call it, for as long as the class lives."""
+    model = binding.model
+    uid = f"channels_model_binding.{id(binding)}"
+    receivers = _Receivers(binding)
+    binding._receivers = receivers  # type: ignore[attr-defined]  # signals hold them weakly, so the class has to
+    pre_save.connect(receivers.before_save, sender=model, dispatch_uid=uid)
+    post_save.connect(receivers.after_save, sender=model, dispatch_uid=uid)
+    pre_delete.connect(receivers.before_delete, sender=model, dispatch_uid=uid)
+    post_delete.connect(receivers.after_delete, sender=model, dispatch_uid=uid)
+    names = binding.field_names()
+    for field in model._meta.many_to_many:
+        if field.name in names:
+            m2m_changed.connect(receivers.on_relation, sender=field.remote_field.through, dispatch_uid=uid)
+
+
+def disconnect(binding: type[Binding]) -> None:
+    """Undo :func:`connect`."""
+    if "_receivers" in vars(binding):
+        del binding._receivers  # type: ignore[attr-defined]  # nobody else holds it, and signals forget who is gone
+
+
+class _Receivers:
+    """What the signals of one binding's model call."""
+
+    def __init__(self, binding: type[Binding]) -> None:
+        self._binding = binding
+    def before_save(self, instance: Any, using: str | None = None, **_: Any) -> None:
+        """Note the groups that hear of the instance as it is."""
+        binding = self._binding
+        if instance._state.adding:
+            binding.remember_groups(instance, ())
+            return
+        if not binding.compares_stored:
+            binding.remember_groups(instance, binding.group_names(instance) or ())
+            return
+        stored = type(instance)._base_manager.using(using).filter(pk=instance.pk).first()
+        binding.remember_groups(instance, (binding.group_names(stored) or ()) if stored is not None else ())
+
+    def after_save(self, instance: Any, sender: Any, signal: Any, **kwargs: Any) -> None:
+        self._binding.tell_of_change(instance, is_deleted=False, **kwargs)
+
+    def before_delete(self, instance: Any, **_: Any) -> None:
+        self._binding.remember_groups(instance, self._binding.group_names(instance) or ())
+
+    def after_delete(self, instance: Any, sender: Any, signal: Any, **kwargs: Any) -> None:
+        self._binding.tell_of_change(instance, is_deleted=True, **kwargs)
+
+    def on_relation(
+        self, sender: Any, signal: Any, instance: Any, action: str, reverse: bool, pk_set: Any, **kwargs: Any
+    ) -> None:
+        """A many-to-many relation changed: an update of each of the model's rows that it concerns."""
+        phase, _, what = action.partition("_")
+        kwargs["m2m_action"] = action
+        for row in self._rows(sender, instance, reverse, pk_set, phase, what, kwargs.get("using")):
+            if phase == "pre":
+                self._binding.remember_groups(row, self._binding.group_names(row) or ())
+            else:
+                self._binding.tell_of_change(row, is_deleted=False, **kwargs)
+
+    def _rows(
+        self,
+        through: Any,
+        instance: Any,
+        reverse: bool,
+        pk_set: Collection[Any] | None,
+        phase: str,
+        what: str,
+        using: str | None,
+    ) -> list[Any]:
+        if not reverse:
+            return [instance] if pk_set or what == "clear" else []
+        # Changed from the other side: the rows are looked up once, before, and kept for afterwards.
+        kept: dict[Any, list[Any]] = instance.__dict__.setdefault(_REVERSE, {})
+        key = (self._binding, through)
+        if phase == "post":
+            return kept.pop(key, [])
+        rows = self._binding.model._base_manager.using(using)
+        if what == "clear":
+            name = next(
+                field.name
+                for field in self._binding.model._meta.many_to_many
+                if field.remote_field.through is through
+            )
+            found = list(rows.filter(**{name: instance}))
+        else:
+            found = list(rows.filter(pk__in=pk_set or ()))
+        kept[key] = found
+        return found
