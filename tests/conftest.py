@@ -9,12 +9,14 @@ import importlib.util
 import pytest
 
 PACKAGES = (
+    "channels",
     "channels_core",
     "channels_delay",
     "channels_django",
     "channels_layer_database",
     "channels_layer_memory",
     "channels_layer_redis",
+    "channels_model_binding",
     "channels_origin_allowed_hosts",
     "channels_router_regex",
     "channels_session_django",

@@ -44,9 +44,9 @@ def test_anything_but_a_request_is_refused_by_the_missing_key(make_request: Make
 
 def test_a_key_of_another_type_is_named_with_its_value(make_request: MakeRequest) -> None:
     with pytest.raises(ValueError) as caught:
-        AsgiRequest(make_request(path=b"/"))
+        AsgiRequest(make_request(method=b"GET"))
     assert str(caught.value) == (
-        "AsgiRequest needs an http.request message, and this one has 'path': b'/'; its keys are"
+        "AsgiRequest needs an http.request message, and this one has 'method': b'GET'; its keys are"
         " ['headers', 'http_version', 'method', 'path', 'reply_channel']. An http.request message has 'reply_channel',"
         " 'method', 'path', each non-empty text."
     )

@@ -20,8 +20,8 @@ def test_an_uninstalled_checkout_is_named_as_such() -> None:
     )
     assert run.returncode == 4
     assert run.stderr.strip() == (
-        "ERROR: This checkout is not installed: channels_core, channels_delay, channels_django,"
-        " channels_layer_database, channels_layer_memory, channels_layer_redis,"
+        "ERROR: This checkout is not installed: channels, channels_core, channels_delay, channels_django,"
+        " channels_layer_database, channels_layer_memory, channels_layer_redis, channels_model_binding,"
         " channels_origin_allowed_hosts, channels_router_regex, channels_session_django cannot be"
         " imported."
         " Run the tests with `make test`, or run `make venv` and then .venv/bin/pytest."

@@ -32,6 +32,8 @@ else:
     apps = ["django.contrib.contenttypes", "django.contrib.auth", "django.contrib.sessions"]
     if package in {"channels_django", "channels_delay", "channels_model_binding"}:
         apps = sorted({"channels_django", package}, reverse=True) + apps
+    if package == "channels":
+        apps = ["channels", "channels.delay", *apps]
     settings.configure(SECRET_KEY="x", INSTALLED_APPS=apps, USE_TZ=True)
     django.setup()
 importlib.import_module(package)
@@ -46,6 +48,11 @@ print(*seen)
 
 def name_of(member: str) -> str:
     return Path(member).name.replace("-", "_")
+
+
+def package_of(member: str) -> str:
+    """What is imported; old applications import "channels", a name whose distribution is another project's."""
+    return "channels" if name_of(member) == "channels_compat" else name_of(member)
 
 
 def run(*command: str | Path, cwd: Path) -> str:
@@ -78,15 +85,15 @@ def test_every_member_builds_one_sdist_and_one_wheel(built: Path) -> None:
 
 @pytest.mark.parametrize("member", MEMBERS)
 def test_wheel_and_sdist_hold_the_same_package_and_no_tests(built: Path, member: str) -> None:
-    name = name_of(member)
+    name, package = name_of(member), package_of(member)
     with zipfile.ZipFile(built / f"{name}-0.1.0-py3-none-any.whl") as wheel:
         in_wheel = set(wheel.namelist())
     with tarfile.open(built / f"{name}-0.1.0.tar.gz") as sdist:
         in_sdist = {entry.name.removeprefix(f"{name}-0.1.0/") for entry in sdist if entry.isfile()}
     code = {path for path in in_wheel if not path.startswith(f"{name}-0.1.0.dist-info/")}
-    assert f"{name}/py.typed" in code
+    assert f"{package}/py.typed" in code
     assert f"{name}-0.1.0.dist-info/licenses/LICENSE" in in_wheel
-    assert {path.partition("/")[0] for path in code} == {name}
+    assert {path.partition("/")[0] for path in code} == {package}
     assert {f"src/{path}" for path in code} <= in_sdist
     assert {"README.md", "LICENSE", "pyproject.toml"} <= in_sdist
     assert {path.partition("/")[0] for path in in_sdist} - {
@@ -100,7 +107,7 @@ def test_wheel_and_sdist_hold_the_same_package_and_no_tests(built: Path, member:
 
 @pytest.mark.parametrize("member", MEMBERS)
 def test_a_distribution_works_alone(built: Path, member: str, tmp_path: Path) -> None:
-    name = name_of(member)
+    name, package = name_of(member), package_of(member)
     home = tmp_path / "venv"
     venv.create(home, with_pip=False)
     python = home / "bin" / "python"
@@ -108,8 +115,8 @@ def test_a_distribution_works_alone(built: Path, member: str, tmp_path: Path) ->
     wheel = built / f"{name}-0.1.0-py3-none-any.whl"
     run(*pip, "install", "--quiet", "--no-compile", "--find-links", built, wheel, cwd=tmp_path)
     run(*pip, "check", cwd=tmp_path)
-    seen = run(python, "-I", "-c", IMPORT_EVERYTHING, name, cwd=tmp_path).split()
-    assert seen[0] == name
+    seen = run(python, "-I", "-c", IMPORT_EVERYTHING, package, cwd=tmp_path).split()
+    assert seen[0] == package
     listing = run(home / "bin" / "channels", "plugins", "--json", cwd=tmp_path)
     assert '"broken"' not in listing
     project = tomllib.loads((ROOT / member / "pyproject.toml").read_text())["project"]

@@ -83,7 +83,8 @@ def test_no_test_folder_is_named_after_a_package() -> None:
 
 
 def test_files_are_named_after_what_they_are_about() -> None:
-    assert relative([path for path in SOURCES if path.name in FORBIDDEN_NAMES]) == []
+    own = [path for path in SOURCES if "channels-compat" not in path.parts]  # whose names are those of Channels 1.x
+    assert relative([path for path in own if path.name in FORBIDDEN_NAMES]) == []
 
 
 def test_every_module_says_what_it_is_and_what_it_offers() -> None:

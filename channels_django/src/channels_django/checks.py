@@ -66,7 +66,7 @@ def _runserver_owner() -> Iterator[CheckMessage]:
 
 
 def _old_backends() -> Iterator[CheckMessage]:
-    for alias, entry in settings.CHANNEL_LAYERS.items() if hasattr(settings, "CHANNEL_LAYERS") else ():
+    for alias, entry in (getattr(settings, "CHANNEL_LAYERS", None) or {}).items():
         if old_backends.successor_of(entry) is not None:
             text, hint = old_backends.explain(alias, entry)
             yield CheckWarning(text, hint=hint, id="channels.W008")

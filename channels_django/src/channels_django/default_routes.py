@@ -6,7 +6,7 @@ They come last, so a project's own route wins, and they wrap the project's route
 from __future__ import annotations
 
 from collections.abc import Set
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from channels_core.default_consumers import ASYNC_TWINS, connect_consumer, null_consumer
 from channels_core.routing import Consumer, Match, Router
@@ -51,6 +51,12 @@ class DefaultRoutes(Router):
     @property
     def async_channels(self) -> Set[str]:
         return self._async_channels
+
+    def __getattr__(self, name: str) -> Any:
+        """Anything else is the project's router's."""
+        if name == "router":  # not made yet: there is nothing to ask
+            raise AttributeError(name)
+        return getattr(self.router, name)
 
     def match(self, message: Message) -> Match | None:
         found = self.router.match(message)

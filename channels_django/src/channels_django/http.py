@@ -65,9 +65,14 @@ class AsgiRequest(ASGIRequest):
         if not isinstance(message, Message):
             message = Message(dict(message), None, None)
         content = message.content
+        path = content.get("path")
+        if isinstance(path, bytes):  # a message made by hand
+            path = path.decode("utf-8", "replace")
         for key in _NEEDED:
-            if not isinstance(content.get(key), str) or not content[key]:
+            value = path if key == "path" else content.get(key)
+            if not isinstance(value, str) or not value:
                 raise ValueError(_describe_bad_key(message, key))
+        assert isinstance(path, str)  # it has just been seen
         assert message.reply_channel is not None  # its key has just been seen
         self.message = message
         self.reply_channel = message.reply_channel
@@ -77,7 +82,7 @@ class AsgiRequest(ASGIRequest):
             "http_version": content.get("http_version", "1.1"),
             "method": content["method"],
             "scheme": content.get("scheme", "http"),
-            "path": content["path"],
+            "path": path,
             "query_string": content.get("query_string", b""),
             "root_path": content.get("root_path", ""),
             "headers": _header_pairs(content.get("headers", ())),

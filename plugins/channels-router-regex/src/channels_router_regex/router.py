@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Set
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from channels_core.default_consumers import ASYNC_TWINS, connect_consumer, null_consumer
@@ -22,6 +23,14 @@ __all__ = ["Router"]
 
 _Candidate = tuple["Consumer", Extract | None]
 _Table = dict[str, tuple["Consumer", Extract | None, tuple[_Candidate, ...]]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Root:
+    """What ``router.root`` is, for code that looks through the routes of a project."""
+
+    routing: list[Route | Include]
+    """A copy: routes are added by :meth:`Router.add_route`."""
 
 
 class Router(RouterContract):
@@ -58,6 +67,11 @@ class Router(RouterContract):
     def async_channels(self) -> Set[str]:
         """The channels whose routes all lead to ``async def`` consumers."""
         return self._async_channels
+
+    @property
+    def root(self) -> Root:
+        """The table that this router was made of, as it is now, defaults included."""
+        return Root(routing=[*self._entries, *self._defaults])
 
     def match(self, message: Message) -> Match | None:
         """The first matching route's consumer and a fresh dict of keyword arguments, or ``None``."""

@@ -1,0 +1,5 @@
+"""The table of delayed messages."""
+
+from channels_delay.models import DelayedMessage
+
+__all__ = ["DelayedMessage"]

@@ -1,0 +1,5 @@
+"""Class-based consumers."""
+
+from channels_django.generic import BaseConsumer
+
+__all__ = ["BaseConsumer"]

@@ -1,0 +1,5 @@
+"""The base of class-based consumers."""
+
+from channels_django.generic import BaseConsumer
+
+__all__ = ["BaseConsumer"]

@@ -1,0 +1,3 @@
+"""What keeps foreign pages out."""
+
+__all__: list[str] = []
