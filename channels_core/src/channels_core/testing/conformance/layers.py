@@ -27,6 +27,7 @@ from __future__ import annotations
 from typing import Any
 
 from channels_core.testing.conformance.layer_laws.concurrency import ConcurrencyLaws
+from channels_core.testing.conformance.layer_laws.engines import EngineLaws
 from channels_core.testing.conformance.layer_laws.figures import FigureLaws
 from channels_core.testing.conformance.layer_laws.groups import GroupLaws
 from channels_core.testing.conformance.layer_laws.messages import MessageLaws
@@ -34,18 +35,31 @@ from channels_core.testing.conformance.layer_laws.model import ModelLaws
 from channels_core.testing.conformance.layer_laws.processes import ProcessLaws
 from channels_core.testing.conformance.layer_laws.receiving import ReceivingLaws
 from channels_core.testing.conformance.layer_laws.settling import SettlingLaws
+from channels_core.testing.conformance.layer_laws.transactions import TransactionLaws
 
 __all__ = ["LayerConformance"]
 
 
 class LayerConformance(
-    MessageLaws, GroupLaws, ProcessLaws, ReceivingLaws, SettlingLaws, FigureLaws, ConcurrencyLaws, ModelLaws
+    MessageLaws,
+    GroupLaws,
+    ProcessLaws,
+    ReceivingLaws,
+    SettlingLaws,
+    FigureLaws,
+    ConcurrencyLaws,
+    EngineLaws,
+    TransactionLaws,
+    ModelLaws,
 ):
     """Every law of :class:`~channels_core.layers.LayerBackend`. Subclass it as ``Test...`` and define
     ``make_backend(self, **options)``.
 
     Set ``takes_clock = True`` where options may include ``clock``, a callable that returns seconds: no test then sleeps
     for what happens with time. Else ``tick`` says how many seconds are enough for the engine to tell times apart.
+
+    For a transactional backend define ``transaction(self)`` too, a context manager that opens a transaction on its
+    database, and set ``has_one_writer = True`` where that keeps everybody else from writing.
 
     Raises ``TypeError`` when a subclass overrides a test without an ``xfail`` that gives its reason.
     """
