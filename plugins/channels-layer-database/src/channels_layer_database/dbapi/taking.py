@@ -1,0 +1,148 @@
+"""Taking messages off their channels: turns between channels, leases, broadcasts spread over their members."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from random import getrandbits
+from typing import TYPE_CHECKING, Any, Final
+
+from channels_core.layers import Delivery
+from channels_layer_database.dbapi.session import COLUMNS, LEASE_COLUMNS, Row, Taken, Transaction, marks
+from channels_layer_database.rows import BROADCAST, unpack
+
+if TYPE_CHECKING:
+    from channels_layer_database.dbapi.places import Plan
+
+__all__ = ["Members", "Turns", "peek", "take"]
+
+_AT_ONCE: Final = 200
+_REMEMBERED: Final = 4096
+
+
+class Turns:
+    """When each key was last taken from: the least recently served comes first."""
+
+    def __init__(self) -> None:
+        self._served: dict[str, int] = {}
+        self._turn = 0
+
+    def order(self, keys: Iterable[str]) -> list[str]:
+        """The keys, in the order in which they are served."""
+        served = self._served
+        return sorted(keys, key=lambda key: served.get(key, 0))
+
+    def serve(self, key: str) -> None:
+        """Something was taken from ``key``."""
+        if len(self._served) > _REMEMBERED:
+            self._served.clear()
+        self._turn += 1
+        self._served[key] = self._turn
+
+
+class Members:
+    """The members that a broadcast is for, by the version of the list; the last of each list is remembered."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str], tuple[int, tuple[str, ...]]] = {}
+
+    def of(self, tx: Transaction, group: str, target: str, ver: int) -> tuple[str, ...]:
+        """The local parts."""
+        known = self._known.get((group, target))
+        if known is not None and known[0] == ver:
+            return known[1]
+        rows = tx.session.rows(
+            f"SELECT channel FROM {tx.layer.prefix}member WHERE grp = ? AND target = ? AND joined <= ? AND gone > ?",
+            (group, target, ver, ver),
+        )
+        if len(self._known) > _REMEMBERED:
+            self._known.clear()
+        members = tuple([row[0] for row in rows])
+        self._known[group, target] = ver, members
+        return members
+
+
+def peek(tx: Transaction, keys: Sequence[str]) -> list[str]:
+    """Those of ``keys`` where something waits. Locks nothing."""
+    table = f"{tx.layer.prefix}msg"
+    if len(keys) == 1:
+        return list(keys) if tx.session.rows(f"SELECT 1 FROM {table} WHERE `key` = ? LIMIT 1", keys) else []
+    found: list[str] = []
+    for start in range(0, len(keys), _AT_ONCE):
+        some = keys[start : start + _AT_ONCE]
+        one = f"SELECT ? FROM {tx.layer.one_row} WHERE EXISTS (SELECT 1 FROM {table} WHERE `key` = ?)"
+        asked = " UNION ALL ".join([one] * len(some))
+        found += [row[0] for row in tx.session.rows(asked, [key for key in some for _ in "kk"])]
+    return found
+
+
+def take(tx: Transaction, plan: Plan, keys: Sequence[str], limit: int, process: str | None) -> list[Delivery]:
+    """At most ``limit`` messages from ``keys``, which are the plan's, by turns. Leased where their channel asks so."""
+    deliveries: list[Delivery] = []
+    turns = tx.layer.turns
+    waiting = turns.order(keys) if len(keys) > 1 else list(keys)
+    leases: list[Row] = []
+    while waiting and len(deliveries) < limit:
+        share = max(1, (limit - len(deliveries)) // len(waiting))
+        for key in tuple(waiting):
+            wanted = min(share, limit - len(deliveries))
+            if wanted <= 0:
+                break
+            got, is_empty = _take_key(tx, key, plan.prefixes[key], wanted, process, leases)
+            if got:
+                turns.serve(key)
+                deliveries += got
+            if is_empty:
+                waiting.remove(key)
+    if leases:
+        tx.session.many(f"INSERT INTO {tx.layer.prefix}lease ({LEASE_COLUMNS}) VALUES ({marks(8)})", leases)
+    if len(deliveries) >= limit:
+        for key in waiting:  # there may be more: somebody else who rests could have it
+            tx.ring(tx.layer.places.of(plan.prefixes[key][0] if plan.prefixes[key] else key).ring)
+    tx.count("received", len(deliveries))
+    return deliveries
+
+
+def _take_key(
+    tx: Transaction, key: str, prefixes: tuple[str, ...], wanted: int, process: str | None, leases: list[Row]
+) -> tuple[list[Delivery], bool]:
+    """Messages of one key, and whether there are no more."""
+    where, values = "`key` = ?", (key,)
+    if prefixes:
+        where, values = f"{where} AND prefix IN ({marks(len(prefixes))})", (key, *prefixes)  # type: ignore[assignment]  # more of them
+    deliveries: list[Delivery] = []
+    asked = wanted
+    while True:
+        rows = tx.session.pop(f"{tx.layer.prefix}msg", COLUMNS, where, values, limit=asked)
+        expired = []
+        for row in rows:
+            if row[9] <= tx.now:
+                expired.append(row[10])
+            else:
+                delivery = _deliver(tx, row, process, leases)
+                if delivery is not None:
+                    deliveries.append(delivery)
+        if expired:
+            tx.expire(expired)
+        if len(rows) < asked:
+            return deliveries, True
+        if deliveries:
+            return deliveries, False
+        asked = wanted if wanted > 1 or not expired else min(wanted, _AT_ONCE)
+
+
+def _deliver(tx: Transaction, row: Row, process: str | None, leases: list[Row]) -> Delivery | None:
+    _, key, prefix, dest, ver, _, size, attempt, since, _, body = row
+    content, headers = unpack(body)
+    if prefix is None:
+        if tx.layer.places.of(key).is_leased:
+            token: Any = getrandbits(62)
+            leases.append((token, key, process, tx.now + tx.layer.lease, attempt, size, since, body))
+            return Delivery(key, content, headers, (), attempt, token, True)
+        return Delivery(key, content, headers, (), attempt, Taken(row))
+    if dest.startswith(BROADCAST):
+        locals_ = tx.layer.members.of(tx, dest[1:], prefix, ver)
+        if not locals_:
+            return None
+    else:
+        locals_ = tuple(dest.split(" ")) if " " in dest else (dest,)
+    return Delivery(prefix, content, headers, locals_, attempt, Taken(row))
