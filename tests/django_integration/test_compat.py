@@ -44,6 +44,9 @@ SURFACE = {
     "channels.generic.websockets": (
         "WebsocketConsumer JsonWebsocketConsumer WebsocketMultiplexer WebsocketDemultiplexer"
     ),
+    "channels.binding": "Binding BindingMetaclass CREATE UPDATE DELETE",
+    "channels.binding.base": "Binding BindingMetaclass CREATE UPDATE DELETE",
+    "channels.binding.websockets": "WebsocketBinding WebsocketBindingWithMembers",
     "channels.test": (
         "ChannelTestCase TransactionChannelTestCase Client WSClient HttpClient apply_routes ChannelLiveServerTestCase"
     ),
@@ -81,6 +84,11 @@ MEMBERS = {
     ("channels.generic.websockets", "JsonWebsocketConsumer"): "encode_json decode_json",
     ("channels.generic.websockets", "WebsocketMultiplexer"): "send encode group_send",
     ("channels.generic.websockets", "WebsocketDemultiplexer"): "consumers multiplexer_class",
+    ("channels.binding.websockets", "WebsocketBinding"): (
+        "model fields exclude stream group_names has_permission serialize serialize_data deserialize create update"
+        " delete trigger_inbound consumer signal_kwargs encode"
+    ),
+    ("channels.binding.websockets", "WebsocketBindingWithMembers"): "send_members",
     ("channels.test", "ChannelTestCase"): "get_next_message test_channel_aliases",
     ("channels.test", "Client"): (
         "send consume send_and_consume receive join_group get_consumer_by_channel get_next_message channel_layer"
@@ -408,7 +416,8 @@ ALLOWED_HOSTS = ["127.0.0.1"]
 ROOT_URLCONF = "project.urls"
 USE_TZ = True
 INSTALLED_APPS = [
-    "channels", "channels.delay", "django.contrib.auth", "django.contrib.contenttypes", "django.contrib.sessions",
+    "channels", "channels.delay", "project",
+    "django.contrib.auth", "django.contrib.contenttypes", "django.contrib.sessions",
 ]
 DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": "db.sqlite3"}}
 CHANNEL_LAYERS = {"default": {"BACKEND": "asgiref.inmemory.ChannelLayer", "ROUTING": "project.routing.routes"}}
@@ -423,8 +432,25 @@ def echo(message):
 routes = [route("websocket.receive", echo)]
 """
 
+MODELS = """
+from channels.binding.websockets import WebsocketBinding
+
+class GroupBinding(WebsocketBinding):
+    model = "auth.Group"
+    stream = "groups"
+    fields = ["name"]
+
+    @classmethod
+    def group_names(cls, instance):
+        return ["groups"]
+
+    def has_permission(self, user, action, pk):
+        return False
+"""
+
 TESTS = """
 from channels.delay.models import DelayedMessage
+from django.contrib.auth.models import Group as AuthGroup
 from channels.test import ChannelTestCase, WSClient
 
 class Tests(ChannelTestCase):
@@ -433,11 +459,20 @@ class Tests(ChannelTestCase):
         client.send_and_consume("websocket.receive", text="hello")
         self.assertEqual(client.receive(json=False), {"text": "hello"})
         self.assertEqual(DelayedMessage.objects.is_due().count(), 0)
+
+    def test_bindings_are_connected(self):
+        from channels import Group
+        Group("groups").add("inbox")
+        with self.captureOnCommitCallbacks(execute=True):
+            AuthGroup.objects.create(name="readers")
+        self.assertIn('"name": "readers"', self.get_next_message("inbox", require=True)["text"])
 """
 
 
 def test_a_project_that_lists_channels_alone(tmp_path: Path) -> None:
-    project = Project(tmp_path, settings=SETTINGS, routing=ROUTING, tests=TESTS, urls="urlpatterns = []\n")
+    project = Project(
+        tmp_path, settings=SETTINGS, routing=ROUTING, tests=TESTS, models=MODELS, urls="urlpatterns = []\n"
+    )
     checked = project.run("check")
     assert "channels.W008" in checked.stderr
     assert checked.returncode == 0
