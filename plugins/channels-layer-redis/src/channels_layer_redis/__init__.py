@@ -1,3 +1,5 @@
 """Channel layer on Redis or Valkey: one server, Sentinel or Cluster."""
 
-__all__: list[str] = []
+from channels_layer_redis.layer import RedisBackend
+
+__all__ = ["RedisBackend"]

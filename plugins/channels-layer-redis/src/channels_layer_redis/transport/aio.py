@@ -311,6 +311,11 @@ class AsyncClient:
         else:
             self.shared.salvage(request.commands, request.replies)
 
+    def _salvage_arrived(self, request: Request) -> None:
+        """For a request whose caller was cancelled between the replies' arrival and its own turn."""
+        if request.waiter.done() and not request.waiter.cancelled():
+            self.shared.salvage(request.commands, request.replies)
+
     def _post(self, node: _Node, commands: Sequence[Command]) -> Request:
         request = Request(commands, self._finish)
         request.waiter = self._new_future()
@@ -337,7 +342,11 @@ class AsyncClient:
             if node is None:
                 return settled(await self._conduct(commands, None))
         request = self._post(node, commands)
-        replies: list[Reply] = await request.waiter
+        try:
+            replies: list[Reply] = await request.waiter
+        except asyncio.CancelledError:
+            self._salvage_arrived(request)
+            raise
         if request.is_flawed:
             return settled(await self._conduct(commands, replies))
         return replies
@@ -396,6 +405,7 @@ class AsyncClient:
         try:
             await request.waiter
         except asyncio.CancelledError:
+            self._salvage_arrived(request)
             self._unblock(link, request)
             raise
         return request
@@ -487,10 +497,8 @@ class AsyncClient:
             return answers
         except BaseException:
             for request in requests:
-                if request is not None and request.waiter is not None:
-                    if request.waiter.done() and not request.waiter.cancelled():
-                        self.shared.salvage(request.commands, request.replies)
-                    request.waiter.cancel()
+                if request is not None and request.waiter is not None and not request.waiter.cancel():
+                    self._salvage_arrived(request)
             raise
 
     async def connect(self, endpoint: Endpoint, lost: Callable[[_Link], None]) -> _Link:
@@ -513,7 +521,7 @@ class AsyncClient:
 
     async def request(self, link: _Link, commands: Sequence[Command]) -> list[Reply]:
         """The replies of ``commands`` on this very connection, failures in place."""
-        request = Request(commands, self._finish)
+        request = Request(commands, _finish_unsalvaged)
         request.waiter = self._new_future()
         link.post(request)
         replies: list[Reply] = await request.waiter
@@ -548,6 +556,12 @@ class AsyncClient:
 
 def _ignore(request: Request) -> None:
     """For requests whose maker looks at them himself."""
+
+
+def _finish_unsalvaged(request: Request) -> None:
+    """For the transport's own questions, which matter to nobody else."""
+    if not request.waiter.done():
+        request.waiter.set_result(request.replies)
 
 
 def _forget(link: _Link) -> None:

@@ -1,0 +1,265 @@
+"""What every operation of the layer shares: the transport and the two ways of driving an operation over it.
+
+An operation is written once, as a generator that yields requests and is sent the replies. A request is a list of
+commands, a :class:`Block` (its last command waits in the server) or a :class:`Pause`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+from channels_core.exceptions import BlockingCallError, LayerUnavailable, SendUncertain
+from channels_core.layer_views import in_running_loop
+from channels_core.layers import LayerBackend
+from channels_core.names import redact
+from channels_layer_redis.channels import Channels, Plan, Queue
+from channels_layer_redis.encryption import Unreadable
+from channels_layer_redis.envelope import Envelope
+from channels_layer_redis.keys import Keys
+from channels_layer_redis.transport import Command, Reply, SyncClient, Transport, TransportError, Unanswered
+
+__all__ = ["Block", "Engine", "Pause", "Steps", "sure", "unavailable"]
+
+T = TypeVar("T")
+
+logger: Final = logging.getLogger("channels.redis")
+
+
+@dataclass(slots=True)
+class Block:
+    """Commands of which the last waits in the server, ``timeout`` seconds at most."""
+
+    commands: Sequence[Command]
+    timeout: float
+
+
+@dataclass(slots=True)
+class Pause:
+    """Wait for ``seconds``."""
+
+    seconds: float
+
+
+Request = Sequence[Command] | Block | Pause
+Steps = Generator[Request, Any, T]
+
+
+def sure(reply: Reply) -> Any:
+    """``reply``; raises it where it is an error."""
+    if isinstance(reply, TransportError):
+        raise reply
+    return reply
+
+
+def unavailable(error: TransportError) -> LayerUnavailable:
+    """What a caller of the layer is told of ``error``."""
+    if isinstance(error, Unanswered):
+        return SendUncertain(f"{error} What was asked may have been done.")
+    return LayerUnavailable(str(error))
+
+
+class _Own(threading.local):
+    client: SyncClient | None = None
+
+
+class Engine:
+    """Shared by the parts of one backend. Thread-safe."""
+
+    def __init__(
+        self,
+        options: LayerBackend,
+        keys: Keys,
+        envelope: Envelope,
+        transport: Transport,
+        channels: Channels,
+        durable_sends: int,
+    ) -> None:
+        self.options = options
+        self.counters = options.counters
+        self.keys = keys
+        self.envelope = envelope
+        self.transport = transport
+        self.is_sharded = transport.is_sharded
+        self.channels = channels
+        self.head = channels.head
+        self.durable_sends = durable_sends
+        self.leftovers: deque[Leftover] = deque()
+        """Delivered by a read that waited, not yet removed: goes with the next call."""
+        self.offset: float | None = None
+        """Seconds by which the server's clock is ahead of ours."""
+        self.wakes = 0
+        self.before_call: Callable[[Plan], None] | None = None
+        self.has_debts: Callable[[], bool] = bool
+        self._own = _Own()
+
+    def forget_connections(self) -> None:
+        """In a forked child: what concerns the parent's reads is the parent's."""
+        self.leftovers.clear()
+        self._own = _Own()
+
+    # Driving.
+
+    def run(self, steps: Steps[T], *, is_reader: bool = False) -> T:
+        """Carry out ``steps`` in this thread. A reader gets connections of its own."""
+        if in_running_loop():
+            name = getattr(steps, "__name__", "it")
+            steps.close()
+            raise BlockingCallError(
+                f"{type(self.options).__name__}: {name} would wait in a thread whose event loop is running, and stall"
+                " everything on it. Await the asynchronous method instead."
+            )
+        try:
+            client = self._own.client
+            if client is None and is_reader:
+                client = self._own.client = self.transport.for_thread()
+            request = next(steps)
+            while True:
+                try:
+                    replies: Any = None
+                    if type(request) is Block:
+                        if client is None:
+                            client = self._own.client = self.transport.for_thread()
+                        replies = client.block(request.commands, timeout=request.timeout)
+                    elif type(request) is Pause:
+                        time.sleep(request.seconds)
+                    elif client is not None:
+                        replies = client.call(request)  # type: ignore[arg-type]  # Block and Pause are excluded
+                    else:
+                        replies = self.transport.submit(request)  # type: ignore[arg-type]  # as above
+                except TransportError as error:
+                    request = steps.throw(error)
+                else:
+                    request = steps.send(replies)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]  # StopIteration forgets the type
+        except TransportError as error:
+            raise unavailable(error) from error
+        finally:
+            steps.close()
+
+    async def arun(self, steps: Steps[T]) -> T:
+        """Carry out ``steps`` in this task."""
+        try:
+            client = self.transport.for_loop()
+            request = next(steps)
+            while True:
+                try:
+                    replies: Any = None
+                    if type(request) is Block:
+                        replies = await client.block(request.commands, timeout=request.timeout)
+                    elif type(request) is Pause:
+                        await asyncio.sleep(request.seconds)
+                    else:
+                        replies = await client.call(request)  # type: ignore[arg-type]  # Block and Pause are excluded
+                except TransportError as error:
+                    request = steps.throw(error)
+                else:
+                    request = steps.send(replies)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]  # StopIteration forgets the type
+        except TransportError as error:
+            raise unavailable(error) from error
+        finally:
+            steps.close()
+
+    # Calling the script.
+
+    def plan(self) -> Plan:
+        """A plan; on one server it begins with what is owed from earlier reads."""
+        plan = Plan(self.head)
+        if not self.is_sharded:
+            while self.leftovers:
+                self.leftovers.popleft().add_to(plan)
+            if self.before_call is not None:
+                self.before_call(plan)
+        return plan
+
+    def pay_debts(self) -> Steps[None]:
+        """Remove what earlier reads delivered, each on its server."""
+        plans = []
+        while self.leftovers:
+            plan = Plan(self.head)
+            self.leftovers.popleft().add_to(plan)
+            plans.append(plan)
+        if self.before_call is not None:
+            plan = Plan(self.head)
+            self.before_call(plan)
+            if plan:
+                plans.append(plan)
+        if plans:
+            yield [plan.command() for plan in plans]
+
+    def hear(self, plan: Plan, reply: Reply) -> list[Any]:
+        """Count and pass on what the script says; returns the deliveries, flat."""
+        said = sure(reply)
+        if type(said) is bytes:
+            codes, taken = said, []
+        else:
+            codes, now, redelivered, dead, expired, dropped, owed, taken = said
+            if now:
+                self.offset = now / 1000 - time.time()
+            counters = self.counters
+            counters.redelivered += redelivered
+            counters.dead += dead
+            counters.group_dropped += dropped
+            if expired:
+                self.report_expired(expired, owed)
+        plan.codes = codes
+        return taken
+
+    def report_expired(self, count: int, owed: Sequence[bytes]) -> None:
+        """Count messages that expired unread, and tell whose credit has to come back."""
+        self.counters.expired += count
+        if not owed or self.options.on_expired is None:
+            return
+        found: list[Mapping[str, str | int]] = []
+        for key, meta, body in zip(owed[::3], owed[1::3], owed[2::3], strict=True):
+            try:
+                found.append(self.envelope.unpack(body, self._sealed_for(key, meta.decode()))[1])
+            except Unreadable as error:
+                logger.warning("An expired message of %r cannot be read: %s.", key, error)
+        if found:
+            self.options.on_expired(found)
+
+    def _sealed_for(self, key: bytes, meta: str) -> str:
+        """The name that an expired message was sealed for, by the key it was in and its meta or header."""
+        if key.startswith(f"{self.keys.prefix}:i:".encode()):
+            name, _, _, *group = meta.split(":")
+            return group[0] if group else name
+        channel = self.keys.name_in(key)
+        if not meta:
+            return channel
+        *_, group_name, locals_ = meta.split(":")
+        return group_name or channel + locals_
+
+    def now(self) -> float | None:
+        """The server's time in seconds, as far as it is known."""
+        return None if self.offset is None else time.time() + self.offset
+
+    def unreadable(self, channel: str, error: Unreadable) -> None:
+        """Count and log a message that nobody can read."""
+        self.counters.dead += 1
+        logger.error("A message on %r cannot be read and is given up: %s.", redact(channel), error)
+
+
+class Leftover:
+    """Entries of one queue that a waiting read delivered."""
+
+    __slots__ = ("bytes", "ids", "is_pending", "queue")
+
+    def __init__(self, queue: Queue, ids: list[bytes], size: int, *, is_pending: bool) -> None:
+        self.queue = queue
+        self.ids = ids
+        self.bytes = size
+        self.is_pending = is_pending
+
+    def add_to(self, plan: Plan) -> None:
+        index = plan.key(self.queue.key)
+        plan.step("A", index, self.ids[-1], int(self.is_pending), self.bytes, len(self.ids), *self.ids)

@@ -1,0 +1,527 @@
+"""Receives: the script takes what is there, with exact limit and rotation; else a read waits in the server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from time import monotonic
+from typing import Any, Final
+
+from channels_core.layers import Delivery, Exchange, Outcome, Settlement, Turn, Verdict
+from channels_core.layers import all_sent as have_all_arrived
+from channels_layer_redis.channels import Inlet, Lease, Plan, Queue, Taken
+from channels_layer_redis.encryption import Unreadable
+from channels_layer_redis.engine import Block, Engine, Leftover, Pause, Steps, sure
+from channels_layer_redis.inbox import Inbox
+from channels_layer_redis.sending import OUTCOMES, Sending
+from channels_layer_redis.settling import Settling
+from channels_layer_redis.transport import Command, CommandError, Routed, TransportError, Unanswered
+
+__all__ = ["Reading", "Receiving"]
+
+_LONGEST_WAIT: Final = 5.0
+_LONGEST_WAIT_WITH_LEASES: Final = 1.0
+"""Leases that ran out are looked for by those who wait."""
+_GLANCE: Final = 0.05
+"""How long one server or stream is waited for where there are several that cannot be waited for together."""
+_NOBODY: Final = "-"
+_REFUSED: Final = 45
+
+
+class Reading:
+    """What one set of names means, and whose turn it is among them."""
+
+    __slots__ = ("by_tag", "has_leases", "inlets", "is_mixed", "queues", "turn")
+
+    def __init__(self, names: Sequence[str], engine: Engine) -> None:
+        addresses = list(dict.fromkeys(engine.channels.of(name) for name in names))
+        self.queues = [address for address in addresses if type(address) is Queue]
+        self.inlets: dict[str, list[str]] = {}
+        for address in addresses:
+            if type(address) is Inlet:
+                self.inlets.setdefault(address.process, []).append(address.prefix)
+        self.by_tag: dict[str, list[Queue]] = {}
+        for queue in self.queues:
+            self.by_tag.setdefault(queue.tag if engine.is_sharded else "", []).append(queue)
+        self.has_leases = any(queue.is_leased for queue in self.queues)
+        self.turn = 0
+
+    @property
+    def count(self) -> int:
+        """How many things cannot be waited for together."""
+        return len(self.by_tag) + len(self.inlets)
+
+
+class Receiving:
+    """Receives and exchanges. ``inboxes`` gives a process's inbox; ``look_after`` is done now and then by who waits."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        sending: Sending,
+        settling: Settling,
+        inboxes: Callable[[str], Inbox],
+        hold: Callable[[str, Iterable[Queue]], Steps[None]],
+        look_after: Callable[[], Steps[None] | None],
+    ) -> None:
+        self._engine = engine
+        self._sending = sending
+        self._settling = settling
+        self._inboxes = inboxes
+        self._hold = hold
+        self._look_after = look_after
+        self._readings: dict[tuple[str, ...], Reading] = {}
+
+    def reading(self, channels: Sequence[str]) -> Reading:
+        names = tuple(channels)
+        found = self._readings.get(names)
+        if found is None:
+            if len(self._readings) >= 1024:
+                self._readings.clear()
+            found = self._readings[names] = Reading(names, self._engine)
+        return found
+
+    # Receiving.
+
+    def receive(
+        self, channels: Sequence[str], limit: int, timeout: float | None, process: str | None
+    ) -> Steps[list[Delivery]]:
+        """See :meth:`channels_core.layers.LayerBackend.receive_batch`."""
+        if not channels or limit < 1:
+            return []
+        reading = self.reading(channels)
+        wakes = self._engine.wakes
+        end = None if timeout is None else monotonic() + timeout
+        if reading.has_leases and process is not None:
+            yield from self._hold(process, reading.queues)
+        while True:
+            due = self._look_after()
+            if due is not None:
+                yield from due
+            if reading.queues:
+                deliveries = yield from self._take(reading, limit, process)
+                if not deliveries and reading.inlets:
+                    deliveries = yield from self._read_inboxes(reading, limit)
+                elif reading.inlets and len(deliveries) < limit:
+                    deliveries += yield from self._read_inboxes(reading, limit - len(deliveries))
+            elif timeout == 0 or len(reading.inlets) > 1:
+                deliveries = yield from self._read_inboxes(reading, limit)
+            else:
+                deliveries = self._hand_out(reading, limit)
+            if deliveries or timeout == 0:
+                return deliveries
+            left = _LONGEST_WAIT_WITH_LEASES if reading.has_leases else _LONGEST_WAIT
+            if end is not None:
+                left = min(left, end - monotonic())
+            if left <= 0 or self._engine.wakes != wakes:
+                return []
+            deliveries = yield from self._wait(reading, limit, left, process)
+            if deliveries:
+                return deliveries
+            if self._engine.wakes != wakes:
+                return []
+
+    def _wait(
+        self, reading: Reading, limit: int, seconds: float, process: str | None
+    ) -> Steps[list[Delivery]]:
+        if reading.count > 1:
+            seconds = min(seconds, _GLANCE)
+        if reading.queues:
+            tags = list(reading.by_tag.values())
+            reading.turn += 1
+            queues = tags[reading.turn % len(tags)]
+            return (yield from self._wait_for_queues(queues, limit, seconds, process))
+        [(owner, prefixes)] = list(reading.inlets.items())[:1]
+        return (yield from self._read_inbox(owner, prefixes, limit, seconds))
+
+    # Queues.
+
+    def add_take(
+        self, plan: Plan, reading: Reading, queues: Sequence[Queue], limit: int, process: str | None
+    ) -> None:
+        """The step that takes at most ``limit`` messages, beginning with the queue whose turn it is."""
+        turn = reading.turn % len(queues)
+        steps: list[int] = []
+        for queue in (*queues[turn:], *queues[:turn]):
+            steps += (plan.of_queue(queue), queue.leased_flag, int(queue.max_bytes > 0), queue.ttl)
+        plan.step("T", limit, process or _NOBODY, len(queues), *steps)
+
+    def _take(self, reading: Reading, limit: int, process: str | None) -> Steps[list[Delivery]]:
+        engine = self._engine
+        deliveries: list[Delivery] = []
+        if engine.is_sharded:
+            yield from engine.pay_debts()
+        tags = list(reading.by_tag.values())
+        first = reading.turn % len(tags)
+        for queues in (*tags[first:], *tags[:first]):
+            plan = engine.plan() if not engine.is_sharded else Plan(engine.head)
+            self.add_take(plan, reading, queues, limit - len(deliveries), process)
+            [reply] = yield [plan.command()]
+            taken = engine.hear(plan, reply)
+            if taken:
+                deliveries += yield from self.deliveries(plan, taken, reading, process)
+            if len(deliveries) >= limit:
+                break
+        engine.counters.received += len(deliveries)
+        return deliveries
+
+    def deliveries(
+        self, plan: Plan, taken: Sequence[Any], reading: Reading | None, process: str | None
+    ) -> Steps[list[Delivery]]:
+        """What the script took, as deliveries; what nobody can read is given up."""
+        found: list[Delivery] = []
+        lost: list[Settlement] = []
+        queues = plan.queues
+        for at in range(0, len(taken), 4):
+            queue = queues[taken[at]]
+            self._add(found, lost, queue, taken[at + 1], taken[at + 2], taken[at + 3], process)
+        if reading is not None and found:
+            reading.turn = reading.turn % max(1, len(reading.queues)) + 1
+        if lost:
+            yield from self._settling.settle(lost)
+        return found
+
+    def _add(
+        self,
+        found: list[Delivery],
+        lost: list[Settlement],
+        queue: Queue,
+        ref: bytes,
+        meta: bytes,
+        body: bytes,
+        process: str | None,
+    ) -> None:
+        attempt, sealed_for, locals_ = 1, queue.name, ()
+        if meta:
+            number, _, _, _, group, rest = meta.decode().split(":")
+            attempt = int(number or 1)
+            sealed_for = group or queue.name + rest
+            if rest:
+                locals_ = tuple(rest.split(" "))  # type: ignore[assignment]  # none is the empty tuple
+        token: Lease | Taken
+        if queue.is_leased:
+            token = Lease(queue, ref, process or _NOBODY)
+        else:
+            token = Taken(queue, ref[1:], meta, body)
+        try:
+            content, headers = self._engine.envelope.unpack(body, sealed_for)
+        except Unreadable as error:
+            self._engine.unreadable(queue.name, error)
+            if queue.is_leased:
+                self._engine.counters.dead -= 1  # the script counts it
+                delivery = Delivery(queue.name, {}, {}, (), attempt, token, True)
+                lost.append(Settlement(delivery, Verdict.DEAD, None, f"It cannot be read: {error}."))
+            return
+        found.append(Delivery(queue.name, content, headers, locals_, attempt, token, queue.is_leased))
+
+    def _wait_for_queues(
+        self, queues: Sequence[Queue], limit: int, seconds: float, process: str | None
+    ) -> Steps[list[Delivery]]:
+        command = self.wait_command(queues, limit, seconds, process)
+        [reply] = yield Block([command], seconds)
+        return (yield from self.waited(queues, limit, reply, process))
+
+    def wait_command(
+        self, queues: Sequence[Queue], limit: int, seconds: float, process: str | None
+    ) -> Command:
+        """Waits for a message on any of ``queues``."""
+        has_leases = any(queue.is_leased for queue in queues)
+        words: list[str | int] = ["XREADGROUP", "GROUP", "w", process or _NOBODY]
+        words += ["COUNT", max(1, limit // len(queues))]
+        if not has_leases:
+            words.append("NOACK")
+        words += ["BLOCK", max(1, int(seconds * 1000)), "STREAMS"]
+        words += [queue.key for queue in queues]
+        words += [">"] * len(queues)
+        return tuple(words)
+
+    def waited(
+        self, queues: Sequence[Queue], limit: int, reply: Any, process: str | None
+    ) -> Steps[list[Delivery]]:
+        """What :meth:`wait_command` brought; what is over the limit is given back."""
+        if isinstance(reply, CommandError) and reply.code in ("NOGROUP", "UNBLOCKED"):
+            return []  # the stream went away; the next take makes it anew
+        found = sure(reply)
+        if not found:
+            return []
+        engine = self._engine
+        has_leases = any(queue.is_leased for queue in queues)
+        by_key = {queue.key.encode(): queue for queue in queues}
+        deliveries: list[Delivery] = []
+        lost: list[Settlement] = []
+        now = engine.now()
+        horizon = 0.0 if now is None else (now - engine.options.expiry) * 1000
+        for key, entries in found:
+            queue = by_key[key]
+            ids: list[bytes] = []
+            size = 0
+            for entry_id, fields in entries:
+                meta = fields[3] if len(fields) > 3 else b""
+                if not queue.is_leased:
+                    ids.append(entry_id)
+                    if queue.max_bytes and meta:
+                        size += int(meta.split(b":")[3] or 0)
+                if horizon and not meta and int(entry_id.partition(b"-")[0]) < horizon:
+                    self._expire(queue, entry_id, meta, fields[1], lost, process)
+                    continue
+                self._add(deliveries, lost, queue, b"c" + entry_id, meta, fields[1], process)
+            if ids:
+                engine.leftovers.append(Leftover(queue, ids, size, is_pending=has_leases))
+        if lost:
+            yield from self._settling.settle(lost)
+        if len(deliveries) > limit:
+            surplus = [Settlement(delivery, Verdict.RELEASE) for delivery in deliveries[limit:]]
+            released = engine.counters.released
+            yield from self._settling.settle(surplus)
+            engine.counters.released = released
+            del deliveries[limit:]
+        engine.counters.received += len(deliveries)
+        return deliveries
+
+    def _expire(
+        self,
+        queue: Queue,
+        entry_id: bytes,
+        meta: bytes,
+        body: bytes,
+        lost: list[Settlement],
+        process: str | None,
+    ) -> None:
+        """It was delivered to a process that stood still too long."""
+        if queue.is_leased:
+            delivery = Delivery(
+                queue.name, {}, {}, (), 1, Lease(queue, b"c" + entry_id, process or _NOBODY), True
+            )
+            lost.append(Settlement(delivery, Verdict.DONE))
+        owed = [queue.key.encode(), meta, body] if body[:1] and body[0] & 4 else []
+        self._engine.report_expired(1, owed)
+
+    def take_salvaged(self, commands: Sequence[Command], replies: Sequence[Any]) -> list[Settlement]:
+        """Messages that came to a receive nobody waits for any more: what puts them back."""
+        command, reply = commands[-1], replies[-1]
+        engine = self._engine
+        if not isinstance(reply, list) or not reply:
+            return []
+        found: list[tuple[Queue, bytes, bytes, bytes]] = []
+        consumer = ""
+        if command[0] == "XREADGROUP":
+            consumer = str(command[3])
+            for key, entries in reply:
+                queue = engine.channels.queue(engine.keys.name_in(key))
+                found += [
+                    (queue, b"c" + entry_id, fields[3] if len(fields) > 3 else b"", fields[1])
+                    for entry_id, fields in entries
+                ]
+                if not queue.is_leased:
+                    ids = [entry_id for entry_id, _ in entries]
+                    engine.leftovers.append(Leftover(queue, ids, 0, is_pending="NOACK" not in command))
+        elif len(reply) == 8:
+            keys = command[3 : 3 + int(command[2])]
+            taken = reply[7]
+            at = len(command) - 1 - command[::-1].index("T")
+            consumer = str(command[at + 2])
+            for index, ref, meta, body in zip(taken[::4], taken[1::4], taken[2::4], taken[3::4], strict=True):
+                name = engine.keys.name_in(str(keys[index - 1]).encode())
+                found.append((engine.channels.queue(name), ref, meta, body))
+        put_back = []
+        for queue, ref, meta, body in found:
+            token = Lease(queue, ref, consumer) if queue.is_leased else Taken(queue, ref[1:], meta, body)
+            delivery = Delivery(queue.name, {}, {}, (), 1, token, queue.is_leased)
+            put_back.append(Settlement(delivery, Verdict.RELEASE))
+        return put_back
+
+    # Inboxes.
+
+    def _hand_out(self, reading: Reading, limit: int) -> list[Delivery]:
+        [(owner, prefixes)] = reading.inlets.items()
+        inbox = self._inboxes(owner)
+        if not inbox.lock.acquire(blocking=False):
+            return []
+        try:
+            deliveries = inbox.hand_out(prefixes, limit)
+        finally:
+            inbox.lock.release()
+        self._engine.counters.received += len(deliveries)
+        return deliveries
+
+    def _read_inboxes(self, reading: Reading, limit: int) -> Steps[list[Delivery]]:
+        deliveries: list[Delivery] = []
+        for owner, prefixes in reading.inlets.items():
+            if len(deliveries) < limit:
+                deliveries += yield from self._read_inbox(owner, prefixes, limit - len(deliveries), 0.0)
+        return deliveries
+
+    def _read_inbox(
+        self, owner: str, prefixes: Sequence[str], limit: int, seconds: float
+    ) -> Steps[list[Delivery]]:
+        """What waits in one process's inbox, waiting ``seconds`` for it; nothing where another reader is at it."""
+        engine = self._engine
+        inbox = self._inboxes(owner)
+        if not inbox.lock.acquire(blocking=False):
+            if seconds:
+                yield Pause(min(seconds, _GLANCE / 4))
+            return []
+        try:
+            if not inbox.is_whole:
+                yield from inbox.pull_all()
+            deliveries = inbox.hand_out(prefixes, limit)
+            if len(deliveries) < limit:
+                plan = Plan(engine.head)
+                inbox.acknowledge(plan)
+                commands: list[Command] = [plan.command()] if plan else []
+                if seconds and not deliveries:
+                    commands.append(inbox.read_command(max(1, int(seconds * 1000))))
+                    *heard, reply = yield Block(commands, seconds)
+                else:
+                    commands.append(inbox.read_command(None))
+                    *heard, reply = yield commands
+                if heard:
+                    engine.hear(plan, heard[0])
+                if isinstance(reply, CommandError) and reply.code == "UNBLOCKED":
+                    return deliveries
+                yield from inbox.take_in(reply)
+                deliveries += inbox.hand_out(prefixes, limit - len(deliveries))
+        finally:
+            inbox.lock.release()
+        engine.counters.received += len(deliveries)
+        return deliveries
+
+    # Exchanging.
+
+    def exchange(
+        self,
+        turns: Sequence[Turn],
+        channels: Sequence[str],
+        limit: int,
+        timeout: float | None,
+        process: str | None,
+    ) -> Steps[Exchange]:
+        """See :meth:`channels_core.layers.LayerBackend.exchange`: on one server in one call, with the taking."""
+        engine = self._engine
+        reading = self.reading(channels) if channels and limit > 0 else None
+        if reading is not None and reading.has_leases and process is not None:
+            yield from self._hold(process, reading.queues)
+        deliveries: list[Delivery] = []
+        try:
+            if engine.is_sharded:
+                outcomes, unsettled = yield from self._end_turns_apart(turns)
+            else:
+                outcomes, deliveries = yield from self._end_turns(turns, reading, limit, process)
+                unsettled = []
+        except Unanswered:
+            if not turns:
+                raise
+            return self._uncertain(turns)
+        if reading is None or deliveries:
+            return Exchange(outcomes, deliveries, unsettled)
+        has_taken = not engine.is_sharded and bool(reading.queues) and not reading.inlets
+        if has_taken and (timeout == 0 or not have_all_arrived(outcomes)):
+            return Exchange(outcomes, deliveries, unsettled)
+        try:
+            waiting = timeout if have_all_arrived(outcomes) else 0
+            deliveries = yield from self._receive_after(
+                reading, channels, limit, waiting, process, has_taken=has_taken
+            )
+        except TransportError:
+            if not turns:
+                raise
+        return Exchange(outcomes, deliveries, unsettled)
+
+    def _receive_after(
+        self,
+        reading: Reading,
+        channels: Sequence[str],
+        limit: int,
+        timeout: float | None,
+        process: str | None,
+        *,
+        has_taken: bool,
+    ) -> Steps[list[Delivery]]:
+        if has_taken and reading.count == 1:
+            wakes = self._engine.wakes
+            longest = _LONGEST_WAIT_WITH_LEASES if reading.has_leases else _LONGEST_WAIT
+            seconds = longest if timeout is None else min(timeout, longest)
+            deliveries = yield from self._wait_for_queues(reading.queues, limit, seconds, process)
+            if deliveries or self._engine.wakes != wakes:
+                return deliveries
+            timeout = None if timeout is None else timeout - seconds
+            if timeout is not None and timeout <= 0:
+                return []
+        return (yield from self.receive(channels, limit, timeout, process))
+
+    def _end_turns(
+        self, turns: Sequence[Turn], reading: Reading | None, limit: int, process: str | None
+    ) -> Steps[tuple[list[list[Outcome]], list[Delivery]]]:
+        engine, sending, settling = self._engine, self._sending, self._settling
+        plan = engine.plan()
+        places: list[list[int]] = []
+        settled: list[tuple[Settlement, int]] = []
+        for turn in turns:
+            plan.step("B")
+            places.append([sending.add(plan, send) for send in turn.sends])
+            settlement = turn.settlement
+            if settlement is not None and settling.tag_of(settlement) is not None:
+                place = settling.add(plan, settlement)
+                if place is not None:
+                    settled.append((settlement, place))
+        has_sends = any(places)
+        takes = reading is not None and bool(reading.queues)
+        if takes and reading is not None:
+            self.add_take(plan, reading, reading.queues, limit, process)
+        if not plan:
+            return [[] for _ in turns], []
+        commands: list[Command] = [plan.command()]
+        if engine.durable_sends and has_sends:
+            commands.insert(1, Routed(("WAIT", engine.durable_sends, 1000), plan.keys[0]))
+        reply, *waited = yield commands
+        taken = engine.hear(plan, reply)
+        outcomes = [[OUTCOMES[plan.codes[place]] for place in of_turn] for of_turn in places]
+        if waited:
+            outcomes = [sending.durable(of_turn, waited) for of_turn in outcomes]
+        for of_turn in outcomes:
+            sending.count(of_turn)
+        settling.count(plan, settled)
+        for settlement, place in settled:
+            if plan.codes[place] == _REFUSED and type(settlement.delivery.token) is Taken:
+                settlement.delivery.token.is_spent = False
+        for turn, of_turn in zip(turns, outcomes, strict=True):
+            self._settle_here(turn, of_turn)
+        deliveries: list[Delivery] = []
+        if taken:
+            deliveries = yield from self.deliveries(plan, taken, reading, process)
+            engine.counters.received += len(deliveries)
+        return outcomes, deliveries
+
+    def _settle_here(self, turn: Turn, outcomes: Sequence[Outcome]) -> None:
+        """A settlement that needs no server: what goes back to a process's own inbox."""
+        settlement = turn.settlement
+        if (
+            settlement is not None
+            and settlement.verdict is Verdict.RELEASE
+            and self._settling.tag_of(settlement) is None
+            and all(outcome.is_final for outcome in outcomes)
+        ):
+            self._settling.add(Plan(self._engine.head), settlement)
+
+    def _end_turns_apart(self, turns: Sequence[Turn]) -> Steps[tuple[list[list[Outcome]], list[Settlement]]]:
+        """On several servers: the sends, their outcomes, then what they settle."""
+        sends = [send for turn in turns for send in turn.sends]
+        flat = iter((yield from self._sending.send_batch(sends)))
+        outcomes = [[next(flat) for _ in turn.sends] for turn in turns]
+        settlements = [
+            turn.settlement
+            for turn, of_turn in zip(turns, outcomes, strict=True)
+            if turn.settlement is not None and all(outcome.is_final for outcome in of_turn)
+        ]
+        try:
+            yield from self._settling.settle(settlements)
+        except TransportError:
+            return outcomes, settlements
+        return outcomes, []
+
+    def _uncertain(self, turns: Sequence[Turn]) -> Exchange:
+        """The server did not answer: what was sent may have arrived, and what was settled is settled again."""
+        outcomes = [[Outcome.UNCERTAIN] * len(turn.sends) for turn in turns]
+        for of_turn in outcomes:
+            self._sending.count(of_turn)
+        unsettled = [turn.settlement for turn in turns if turn.settlement is not None and not turn.sends]
+        return Exchange(outcomes, [], unsettled)

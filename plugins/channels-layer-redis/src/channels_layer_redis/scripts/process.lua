@@ -1,0 +1,47 @@
+-- A process's own keys: its lease (p, whose existence is the lease), inbox (i), memberships (x), ended channels (e), and
+-- the channels it may hold leases on (h).
+--
+-- KEYS: p i x e h. ARGV: verb, lease (ms), then for "open" kind, label and now; for "renew" load and counters.
+--   open    takes the lease; returns now (ms)
+--   renew   starts it anew; returns now, or 0 where it has run out
+--   end     gives it up; returns its memberships, the channels it read, and how many messages waited
+--   forget  deletes what is left
+--   reset   as new but alive: for flush
+local call = redis.call
+local p, i, x, e, h = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local verb, lease = ARGV[1], ARGV[2]
+local time = call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local long = string.format('%.0f', math.max(600000, lease * 20))
+if verb == 'open' then
+  local opened = ARGV[5] ~= '' and ARGV[5] or string.format('%.0f', now)
+  call('HSET', p, 'k', ARGV[3], 'l', ARGV[4], 'o', opened, 'n', 0, 'b', 0)
+  call('PEXPIRE', p, lease)
+  return now
+elseif verb == 'renew' then
+  if call('EXISTS', p) == 0 then return 0 end
+  call('HSET', p, 'w', ARGV[3], 's', ARGV[4])
+  call('PEXPIRE', p, lease)
+  for _, key in ipairs({i, x, e, h}) do call('PEXPIRE', key, long) end
+  call('ZREMRANGEBYSCORE', e, '-inf', string.format('%.0f', now - 600000))
+  return now
+elseif verb == 'end' then
+  local waiting = 0
+  for _, entry in ipairs(call('XRANGE', i, '-', '+')) do
+    if entry[2][1] == '=' or entry[2][1] == '*' then waiting = waiting + 1 end
+  end
+  call('DEL', p, i)
+  return {call('ZRANGE', x, 0, -1), call('SMEMBERS', h), waiting}
+elseif verb == 'forget' then
+  if call('EXISTS', p) == 1 then return 0 end
+  return call('DEL', i, x, e, h)
+end
+call('DEL', i, x, e)
+if call('EXISTS', p) == 0 then return 0 end
+for _, field in ipairs(call('HKEYS', p)) do
+  local first = string.sub(field, 1, 1)
+  if first == 'c' or first == 'C' then call('HDEL', p, field) end
+end
+call('HSET', p, 'n', 0, 'b', 0)
+call('XADD', i, '*', '?', '', 'm', '')
+return 1

@@ -1,0 +1,205 @@
+"""Sends: on one server a batch is one call; on several it is one for each, after groups were asked for members."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from channels_core.layers import Outcome, Send
+from channels_layer_redis.channels import Inlet, Plan, Queue, sent_field
+from channels_layer_redis.engine import Engine, Steps, sure
+from channels_layer_redis.scripts import MEMBERS
+from channels_layer_redis.transport import Routed, Unanswered
+
+__all__ = ["OUTCOMES", "Sending"]
+
+OUTCOMES: Final = {48: Outcome.FULL, 49: Outcome.SENT, 50: Outcome.GONE}
+_SENT, _FULL, _GONE, _UNCERTAIN = Outcome.SENT, Outcome.FULL, Outcome.GONE, Outcome.UNCERTAIN
+_WAIT_MS: Final = 1000
+
+
+class Sending:
+    """Turns sends into steps, and codes into outcomes."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._channels = engine.channels
+        self._pack = engine.envelope.pack
+        options = engine.options
+        self._group_tail = (int(options.group_expiry * 1000), options.inbox_capacity, options.inbox_bytes)
+
+    def one_command(self, send: Send) -> tuple[Any, ...] | None:
+        """The whole command of one send; ``None`` for one to a group."""
+        if send.is_group:
+            return None
+        name = send.channel
+        address = self._channels.of(name)
+        body = self._pack(send.content, send.headers, name)
+        if type(address) is Inlet:
+            return (*address.send_head, send.size, f"{name}:{send.size}:{address.own}", body)
+        assert type(address) is Queue
+        meta = f"1:::{send.size}::{name[len(address.name) :]}" if address.has_locals else ""
+        return (*address.send_head, meta, body)
+
+    def add(self, plan: Plan, send: Send) -> int:
+        """The step of one send; of one to a group only where there is one server. Returns its place."""
+        name, size = send.channel, send.size
+        body = self._pack(send.content, send.headers, name)
+        if send.is_group:
+            keys = self._engine.keys
+            of_group = (plan.key(keys.of_group(letter, name)) for letter in "rok")
+            return plan.step("G", *of_group, name, *self._group_tail, f"1:::{size}:{name}:", size, body)
+        address = self._channels.of(name)
+        if type(address) is Inlet:
+            places = plan.key(address.process_key), plan.key(address.inbox)
+            header = f"{name}:{size}:{address.own}"
+            limits = address.field, address.capacity, address.max_bytes
+            return plan.step("I", *places, "=", *limits, size, header, body)
+        assert type(address) is Queue
+        meta = f"1:::{size}::{name[len(address.name) :]}" if address.has_locals else ""
+        return self._add_to_queue(plan, address, meta, body)
+
+    @staticmethod
+    def _add_to_queue(plan: Plan, queue: Queue, meta: str, body: bytes) -> int:
+        index = plan.key(queue.key)
+        return plan.step(
+            "S", index, queue.capacity, queue.leased_flag, queue.max_bytes, queue.ttl, meta, body
+        )
+
+    def outcome_of(self, reply: Any) -> Outcome:
+        """What the answer to :meth:`one_command` says, counted."""
+        plan = Plan(self._engine.head)
+        self._engine.hear(plan, reply)
+        outcome = OUTCOMES[plan.codes[0]]
+        self.count((outcome,))
+        return outcome
+
+    def count(self, outcomes: Sequence[Outcome]) -> None:
+        """Add to the counters what became of sends."""
+        counters = self._engine.counters
+        for outcome in outcomes:
+            if outcome is _SENT:
+                counters.sent += 1
+            elif outcome is _FULL:
+                counters.full += 1
+            elif outcome is _GONE:
+                counters.gone += 1
+            elif outcome is _UNCERTAIN:
+                counters.uncertain += 1
+
+    def send_batch(self, sends: Sequence[Send]) -> Steps[list[Outcome]]:
+        """See :meth:`channels_core.layers.LayerBackend.send_batch`."""
+        if not sends:
+            return []
+        try:
+            if self._engine.is_sharded:
+                outcomes = yield from self._send_to_many(sends)
+            else:
+                outcomes = yield from self._send_to_one(sends)
+        except Unanswered:
+            outcomes = [_UNCERTAIN] * len(sends)
+        self.count(outcomes)
+        return outcomes
+
+    def _send_to_one(self, sends: Sequence[Send]) -> Steps[list[Outcome]]:
+        engine = self._engine
+        plan = engine.plan()
+        places = [self.add(plan, send) for send in sends]
+        commands = [plan.command()]
+        if engine.durable_sends:
+            commands.append(self._wait(plan))
+        reply, *waited = yield commands
+        engine.hear(plan, reply)
+        outcomes = [OUTCOMES[plan.codes[place]] for place in places]
+        return self.durable(outcomes, waited)
+
+    def _wait(self, plan: Plan) -> Routed:
+        return Routed(("WAIT", self._engine.durable_sends, _WAIT_MS), plan.keys[0])
+
+    def durable(self, outcomes: list[Outcome], waited: Sequence[Any]) -> list[Outcome]:
+        """``outcomes``, uncertain where too few replicas said that they have them."""
+        wanted = self._engine.durable_sends
+        if waited and any(not isinstance(count, int) or count < wanted for count in waited):
+            return [_UNCERTAIN if outcome is _SENT else outcome for outcome in outcomes]
+        return outcomes
+
+    # Several servers.
+
+    def _send_to_many(self, sends: Sequence[Send]) -> Steps[list[Outcome]]:
+        engine = self._engine
+        yield from engine.pay_debts()
+        plans: dict[str, Plan] = {}
+        groups = yield from self._members([send.channel for send in sends if send.is_group])
+        places: list[tuple[Plan, int] | None] = []
+        broadcasts: list[tuple[Plan, int, int]] = []
+        for send in sends:
+            if send.is_group:
+                self._spread(plans, send, groups[send.channel], broadcasts)
+                places.append(None)
+                continue
+            address = self._channels.of(send.channel)
+            tag = address.process if type(address) is Inlet else address.tag  # type: ignore[union-attr]  # else a Queue
+            plan = plans.get(tag) or plans.setdefault(tag, Plan(engine.head))
+            places.append((plan, self.add(plan, send)))
+        lost: set[Plan] = set()
+        waited: list[Any] = []
+        if plans:
+            commands: list[tuple[Any, ...]] = [plan.command() for plan in plans.values()]
+            if engine.durable_sends:
+                commands += [self._wait(plan) for plan in plans.values()]
+            replies = yield commands
+            waited = replies[len(plans) :]
+            for plan, reply in zip(plans.values(), replies, strict=False):
+                if isinstance(reply, Unanswered):
+                    lost.add(plan)
+                else:
+                    engine.hear(plan, reply)
+        for plan, place, members in broadcasts:
+            if plan not in lost and plan.codes[place] != 49:
+                engine.counters.group_dropped += members if plan.codes[place] == 48 else 0
+        outcomes = []
+        for found in places:
+            if found is None:
+                outcomes.append(_SENT)
+            else:
+                plan, place = found
+                outcomes.append(_UNCERTAIN if plan in lost else OUTCOMES[plan.codes[place]])
+        return self.durable(outcomes, waited)
+
+    def _members(self, groups: Sequence[str]) -> Steps[dict[str, Any]]:
+        names = list(dict.fromkeys(groups))
+        if not names:
+            return {}
+        keys = self._engine.keys
+        lapse = self._group_tail[0]
+        replies = yield [
+            MEMBERS.call([keys.of_group("r", name), keys.of_group("o", name)], [keys.prefix, lapse, "places"])
+            for name in names
+        ]
+        return {name: sure(reply) for name, reply in zip(names, replies, strict=True)}
+
+    def _spread(
+        self, plans: dict[str, Plan], send: Send, members: Any, broadcasts: list[tuple[Plan, int, int]]
+    ) -> None:
+        """The steps of one send to a group, each on its member's server."""
+        head = self._engine.head
+        group, size = send.channel, send.size
+        body = self._pack(send.content, send.headers, group)
+        owned, others = members
+        for raw, number in owned:
+            inlet = self._channels.of(raw.decode())
+            assert type(inlet) is Inlet
+            plan = plans.get(inlet.process) or plans.setdefault(inlet.process, Plan(head))
+            keys = plan.key(inlet.process_key), plan.key(inlet.inbox)
+            limits = sent_field(inlet.prefix, inlet.own), inlet.capacity, inlet.max_bytes
+            header = f"{inlet.prefix}:{size}:{inlet.own}:{group}"
+            broadcasts.append((plan, plan.step("I", *keys, "*", *limits, size, header, body), number))
+        locals_of: dict[Queue, list[str]] = {}
+        for raw in others:
+            name = raw.decode()
+            queue = self._channels.queue(name)
+            locals_of.setdefault(queue, []).append(name[len(queue.name) :])
+        for queue, locals_ in locals_of.items():
+            plan = plans.get(queue.tag) or plans.setdefault(queue.tag, Plan(head))
+            meta = f"1:::{size}:{group}:{' '.join(locals_) if queue.has_locals else ''}"
+            broadcasts.append((plan, self._add_to_queue(plan, queue, meta, body), len(locals_)))
