@@ -16,7 +16,7 @@ from channels_django import AsgiRequest
 MakeRequest = Callable[..., Message]
 
 
-def test_it_is_a_django_request_with_reply_channel_and_message(make_request: MakeRequest) -> None:
+def test_b49_it_is_a_django_request_with_reply_channel_and_message(make_request: MakeRequest) -> None:
     message = make_request(method="get", path="/a/ü/", query_string=b"x=1&x=2")
     request = AsgiRequest(message)
     assert isinstance(request, HttpRequest)
