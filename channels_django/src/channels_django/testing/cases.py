@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import sys
 import unittest
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
 from typing import Any, ClassVar
 
+from django.db import DEFAULT_DB_ALIAS
 from django.test import TestCase, TransactionTestCase
 
 from channels_core.channel_layer import DEFAULT_CHANNEL_LAYER, ChannelLayer, channel_layers
+from channels_core.config import LayerConfig
+from channels_core.exceptions import PluginError
+from channels_core.layers import LayerBackend
 from channels_core.message import Message
 from channels_django.testing.inbox import next_message
+from channels_django.testing.transactions import TransactionalMemory
 
 __all__ = ["ChannelTestCase", "TransactionChannelTestCase"]
 
@@ -92,8 +98,15 @@ def replaced_layers(layers: Mapping[str, ChannelLayer]) -> Iterator[None]:
                 used.close()
 
 
+def _is_transactional(entry: LayerConfig) -> bool:
+    """Whether the layer that a test's one stands for is. One that is not installed does not keep tests from running."""
+    with suppress(PluginError):
+        return bool(getattr(channel_layers.plugins.load("layer", entry.backend), "is_transactional", False))
+    return False
+
+
 def fresh_layer(alias: str, **options: Any) -> ChannelLayer:
-    """A layer in memory with the routing of ``alias``."""
+    """A layer in memory with the routing of ``alias``, that is transactional where that layer is."""
     entry = channel_layers.config.layers.get(alias)
     if entry is None:
         raise KeyError(
@@ -101,8 +114,15 @@ def fresh_layer(alias: str, **options: Any) -> ChannelLayer:
             f" {', '.join(sorted(channel_layers.config.layers)) or 'nothing'}."
         )
     plugins = channel_layers.plugins
+    backend: Callable[..., LayerBackend] = plugins.load("layer", "memory")
+    if _is_transactional(entry):
+        backend = partial(
+            TransactionalMemory,
+            using=entry.config.get("using", DEFAULT_DB_ALIAS),
+            transactional=entry.config.get("transactional", False),
+        )
     return ChannelLayer(
-        plugins.load("layer", "memory")(**options),
+        backend(**options),
         alias=alias,
         routing=entry.routing,
         make_router=plugins.load("router", entry.router),
