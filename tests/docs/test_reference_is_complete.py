@@ -28,6 +28,7 @@ PUBLIC = [
     "channels_django.signals",
     "channels_django.testing",
     "channels_layer_memory",
+    "channels_model_binding",
     "channels_origin_allowed_hosts",
     "channels_router_regex",
     "channels_session_django",

@@ -10,10 +10,12 @@ ROOT_URLCONF = "testsite.urls"
 INSTALLED_APPS = [
     "channels_django",
     "channels_delay",
+    "channels_model_binding",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
     "django.contrib.staticfiles",
+    "testsite.bound",
 ]
 CHANNEL_LAYERS = {
     "default": {

@@ -155,10 +155,10 @@ class Binding(metaclass=BindingMetaclass):
 
     @classmethod
     def _check_fields(cls) -> None:
-        name = f"{cls.__module__}.{cls.__qualname__}"
+        name, label = f"{cls.__module__}.{cls.__qualname__}", cls.model._meta.label
         if cls.fields is None and cls.exclude is None:
             raise ValueError(
-                f"The binding {name} says neither which fields of {cls.model._meta.label} travel nor which do not: give it"
+                f"The binding {name} says neither which fields of {label} travel nor which do not: give it"
                 " fields = [...], exclude = [...], or fields = ['__all__'] for all of them."
             )
         for attribute in ("fields", "exclude"):
@@ -172,7 +172,7 @@ class Binding(metaclass=BindingMetaclass):
         unknown = sorted(named - known)
         if unknown:
             raise ValueError(
-                f"The binding {name} names {', '.join(map(repr, unknown))}, which {cls.model._meta.label} does not have. Its"
+                f"The binding {name} names {', '.join(map(repr, unknown))}, which {label} does not have. Its"
                 f" fields: {', '.join(sorted(known))}."
             )
 

@@ -42,6 +42,7 @@ class _Receivers:
 
     def __init__(self, binding: type[Binding]) -> None:
         self._binding = binding
+
     def before_save(self, instance: Any, using: str | None = None, **_: Any) -> None:
         """Note the groups that hear of the instance as it is."""
         binding = self._binding

@@ -29,7 +29,6 @@ class WebsocketBinding(Binding):
     "errors": {"title": [...]}, "model": "app.model"}``.
     """
 
-    model = None
     stream: ClassVar[str | None] = None
 
     @classmethod
@@ -101,7 +100,6 @@ class WebsocketBindingWithMembers(WebsocketBinding):
     ``author__get_full_name`` to the data. They only travel outward.
     """
 
-    model = None
     send_members: ClassVar[Iterable[str]] = ()
 
     def serialize_data(self, instance: Any) -> dict[str, Any]:
