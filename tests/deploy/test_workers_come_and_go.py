@@ -59,7 +59,7 @@ def replace_every_worker(
         fleet.start(interfaces=scale.interfaces, workers=scale.workers, threads=THREADS, server=server)
         crowd = fleet.crowd()
         crowd.connect(fleet.interfaces, scale.clients)
-        crowd.talk(scale, engine, slow_every=100)
+        crowd.talk(scale, engine, slow=3.0)
         time.sleep(min(2.0, scale.rounds))
         before = crowd.ask("mark")
         for _ in range(scale.rounds):
@@ -98,7 +98,7 @@ def test_proof_2_every_worker_is_killed(
         fleet.start(interfaces=scale.interfaces, workers=scale.workers, threads=THREADS)
         crowd = fleet.crowd()
         crowd.connect(fleet.interfaces, scale.clients)
-        crowd.talk(scale, engine, slow_every=100)  # so that hardly a kill finds idle threads
+        crowd.talk(scale, engine, slow=3.0)  # so that hardly a kill finds idle threads
         killed = 0
         for _ in range(scale.rounds):
             time.sleep(1.0)

@@ -107,7 +107,7 @@ class Client:
                 self.answered.clear()
                 await self.answered.wait()
             self.sent += 1
-            word = "slow" if slow_every and self.sent % slow_every == 0 else "echo"
+            word = "slow" if slow_every and (self.sent + 7 * self.number) % slow_every == 0 else "echo"
             self.since[self.sent] = time.monotonic()
             if not await self.say(f"{word} {self.sent}"):
                 return

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from mariadb_server import MariaDB
     from postgres_server import PostgresServer
 
 __all__ = ["ENGINES", "Engine", "Server"]
@@ -156,6 +157,86 @@ def postgres_engine(folder: Path) -> Iterator[Engine]:
         postgres.remove()
 
 
+class Maria:
+    """MariaDB as a :class:`Server`."""
+
+    def __init__(self, server: "MariaDB") -> None:
+        self.mariadb = server
+
+    def start(self) -> None:
+        self.mariadb.start()
+
+    def stop(self) -> None:
+        self.mariadb.stop()
+
+    def kill(self) -> None:
+        self.mariadb.kill()
+
+    def pause(self) -> None:
+        os.kill(self.mariadb.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        os.kill(self.mariadb.pid, signal.SIGCONT)
+
+
+@contextmanager
+def mariadb_engine(folder: Path) -> Iterator[Engine]:
+    """The database layer on MariaDB, with its tables made by the migrations."""
+    from mariadb_server import new_server
+
+    with new_server() as mariadb:
+        described = mariadb.new_database(DATABASE)
+
+        def kept() -> dict[str, int]:
+            tables = mariadb.execute("SHOW TABLES LIKE 'channels\\_%'", DATABASE)
+            return {
+                str(name): int(str(count))
+                for (name,) in tables
+                if (count := mariadb.execute(f"SELECT count(*) FROM {name}", DATABASE)[0][0])
+            }
+
+        yield Engine(
+            name="mariadb",
+            backend="database",
+            config={},
+            server=Maria(mariadb),
+            kept=kept,
+            databases={"default": described},
+            apps=("channels_layer_database",),
+            source="plugins/channels-layer-database/src",
+            pace=4.0,
+        )
+
+
+@contextmanager
+def sqlite_engine(folder: Path) -> Iterator[Engine]:
+    """The database layer in a file beside the project's SQLite database."""
+    path = folder / "project.sqlite3"
+
+    def kept() -> dict[str, int]:
+        with closing(sqlite3.connect(f"{path}.channels")) as connection:
+            tables = connection.execute(
+                "SELECT name FROM sqlite_master WHERE type = 'table' AND name LIKE 'channels_%'"
+            )
+            return {
+                name: count
+                for (name,) in tables.fetchall()
+                if (count := connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0])
+            }
+
+    yield Engine(
+        name="sqlite",
+        backend="database",
+        config={},
+        server=None,
+        kept=kept,
+        databases={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": str(path)}},
+        apps=("channels_layer_database",),
+        source="plugins/channels-layer-database/src",
+        pace=2.0,
+    )
+
+
 @contextmanager
 def sqlite_sample(folder: Path) -> Iterator[Engine]:
     """The sample layer of the plugin authors' guide: small, and without a server."""
@@ -183,6 +264,8 @@ def sqlite_sample(folder: Path) -> Iterator[Engine]:
 ENGINES: dict[str, Callable[[Path], AbstractContextManager[Engine]]] = {
     "redis": redis_engine,
     "postgresql": postgres_engine,
+    "mariadb": mariadb_engine,
+    "sqlite": sqlite_engine,
     "sqlite-sample": sqlite_sample,
 }
 """By name, what starts each of them, empty, for as long as the context lasts."""

@@ -104,14 +104,15 @@ class Crowd(Companion):
         answer = self.ask("connect", urls=[interface.url for interface in interfaces], count=count, **options)
         assert answer == {"connected": count, "refused": {}}, answer
 
-    def talk(self, scale: Scale, engine: Engine, *, slow_every: int = 0) -> None:
-        """Have every client talk, and some of them to the room; each ``slow_every``-th frame takes its worker long."""
+    def talk(self, scale: Scale, engine: Engine, *, slow: float = 0.0) -> None:
+        """Have every client talk, and some of them to the room; ``slow`` frames a second take their worker long."""
+        interval = scale.interval * engine.pace
         self.ask(
             "talk",
-            interval=scale.interval * engine.pace,
+            interval=interval,
             room_every=scale.room_every,
             speakers=scale.speakers,
-            slow_every=slow_every,
+            slow_every=int(scale.clients / interval / slow) if slow else 0,
         )
 
 

@@ -33,6 +33,8 @@ _LARGEST_BATCH = 256
 _QUICK = 0.0005
 """Handlers quicker than this may share a round trip to the engine with the next one."""
 _LONGEST_PAUSE = 5.0
+_LAST_CALL = 2.0
+"""How long a stopping worker waits for an engine that does not answer its wake-up, seconds."""
 
 
 class _Reader:
@@ -314,6 +316,7 @@ class LoopReader(_Reader):
         """Runs already, before its task exists."""
         self._room: asyncio.Event | None = None
         """Set when a consumer ends; made when the reader waits for that."""
+        self._is_receiving = self._is_giving_back = False
 
     def ask_to_stop(self) -> None:
         """Finish the consumers in hand, read no more, end."""
@@ -324,7 +327,17 @@ class LoopReader(_Reader):
                 loop.call_soon_threadsafe(self._cancel_reading)
 
     def _cancel_reading(self) -> None:
-        if self._reading is not None:
+        """Stop waiting. A read that waits in the engine is left to the wake-ups of the worker's stop(): woken, it brings
+        what the engine hands out just then, and the loop does not end before that is given back."""
+        if self._reading is None or self._is_giving_back:
+            return
+        if self._is_receiving and self._loop is not None:
+            self._loop.call_later(_LAST_CALL, self._break_off)
+        else:
+            self._reading.cancel()
+
+    def _break_off(self) -> None:
+        if self._reading is not None and self._is_receiving:
             self._reading.cancel()
 
     @property
@@ -372,15 +385,20 @@ class LoopReader(_Reader):
                 while len(self._running) >= self._config.async_slots:
                     self._room = asyncio.Event()
                     await self._room.wait()
-                deliveries = await self._backend.areceive_batch(
-                    self._channels,
-                    limit=min(self._config.async_slots - len(self._running), _LARGEST_BATCH),
-                    timeout=_WAIT,
-                    process=self.process,
-                )
-                for (
-                    delivery
-                ) in deliveries:  # nothing here waits: what was received has begun before anything else
+                self._is_receiving = True
+                try:
+                    deliveries = await self._backend.areceive_batch(
+                        self._channels,
+                        limit=min(self._config.async_slots - len(self._running), _LARGEST_BATCH),
+                        timeout=_WAIT,
+                        process=self.process,
+                    )
+                finally:
+                    self._is_receiving = False
+                if self._is_stopping:
+                    await self._give_back(deliveries)
+                    return
+                for delivery in deliveries:  # nothing here waits: all have begun before anything else happens
                     self._begin(delivery)
                 self._outage.end()
                 pause = 0.05
@@ -392,6 +410,17 @@ class LoopReader(_Reader):
                 logger.exception("Reading messages failed; trying again in %.1f s.", pause)
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE)
+
+    async def _give_back(self, deliveries: Sequence[Delivery]) -> None:
+        """What came while the worker was told to stop has not begun."""
+        if deliveries:
+            settlements = [Settlement(delivery, Verdict.RELEASE) for delivery in deliveries]
+            self._is_giving_back = True
+            try:
+                await self._backend.asettle(settlements)
+            except LayerUnavailable as error:
+                self._outage.begin(error)
+                self._outbox.settle_later(settlements)
 
     def _begin(self, delivery: Delivery) -> None:
         if sys.version_info >= (3, 12):
