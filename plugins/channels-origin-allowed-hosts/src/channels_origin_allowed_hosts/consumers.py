@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import inspect
 import logging
 from collections.abc import Callable, Iterable, Mapping
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 from channels_core.exceptions import DenyConnection
 from channels_core.message import Message
 from channels_core.routing import is_async_consumer
+from channels_core.wrapping import finish_wrapper, message_among
 from channels_origin_allowed_hosts.origins import is_named_by_settings
 
 __all__ = ["AllowedHostsOnlyOriginValidator", "BaseOriginValidator", "allowed_hosts_only"]
@@ -85,31 +84,22 @@ class BaseOriginValidator(metaclass=_Decorator):
     def decorated(self) -> Callable[..., Any]:
         """The consumer behind the check."""
         func = self.func
-        checked: Callable[..., Any]
         if is_async_consumer(func):
 
-            @functools.wraps(func)
             async def acheck(*args: Any, **kwargs: Any) -> Any:
                 self._check(args)
                 return await func(*args, **kwargs)
 
-            checked = acheck
-        else:
+            return finish_wrapper(acheck, func)
 
-            @functools.wraps(func)
-            def check(*args: Any, **kwargs: Any) -> Any:
-                self._check(args)
-                return func(*args, **kwargs)
+        def check(*args: Any, **kwargs: Any) -> Any:
+            self._check(args)
+            return func(*args, **kwargs)
 
-            checked = check
-        # Everything is passed on, so routes may hold the consumer's own arguments against their filters. Some
-        # callables tell nobody what they take.
-        with contextlib.suppress(TypeError, ValueError, NameError):
-            checked.__dict__["__signature__"] = inspect.signature(func, follow_wrapped=False)
-        return checked
+        return finish_wrapper(check, func)
 
     def _check(self, args: tuple[Any, ...]) -> None:
-        message = next((argument for argument in args[:2] if isinstance(argument, Message)), None)
+        message = message_among(args)
         if message is None:
             raise TypeError(
                 f"{type(self).__name__} was called without a message as first or second positional argument: decorate"

@@ -20,13 +20,14 @@ from channels_core.layers import Delivery, Exchange, Settlement, Turn, Verdict
 from channels_core.message import Message
 from channels_core.names import redact
 from channels_core.routing import is_async_consumer
+from channels_core.wrapping import finish_wrapper
 from channels_session_django.channel_sessions import (
     ChannelSession,
     async_channel_session_scope,
     channel_session_scope,
     ends_connection,
 )
-from channels_session_django.wrapping import Call, finish_wrapper, message_of
+from channels_session_django.wrapping import Call, message_of
 
 __all__ = ["arequeue_messages", "enforce_ordering", "requeue_messages", "wait_channel_name"]
 

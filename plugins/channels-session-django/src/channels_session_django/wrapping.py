@@ -1,17 +1,16 @@
-"""What the decorators share: finding the message, and wrapping plain and ``async def`` consumers alike."""
+"""What the decorators share: the error where there is no message, and scopes around consumers of either kind."""
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, suppress
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Any, TypeVar
 
 from channels_core.message import Message
 from channels_core.routing import is_async_consumer
+from channels_core.wrapping import finish_wrapper, message_among
 
-__all__ = ["Call", "finish_wrapper", "message_of", "wrap_in_scope"]
+__all__ = ["Call", "message_of", "wrap_in_scope"]
 
 Call = TypeVar("Call", bound=Callable[..., Any])
 
@@ -21,9 +20,9 @@ def message_of(args: tuple[Any, ...], consumer: Callable[..., Any], decorator: s
 
     Raises ``ValueError`` where it is not there.
     """
-    for argument in args[:2]:
-        if isinstance(argument, Message):
-            return argument
+    message = message_among(args)
+    if message is not None:
+        return message
     passed = ", ".join(type(argument).__name__ for argument in args) or "nothing"
     raise ValueError(
         f"@{decorator} on {_name(consumer)} was called with ({passed}): the first or second positional argument must be"
@@ -51,15 +50,6 @@ def wrap_in_scope(
             return consumer(*args, **kwargs)
 
     return finish_wrapper(in_scope, consumer)
-
-
-def finish_wrapper(wrapper: Callable[..., Any], consumer: Call) -> Call:
-    """Give ``wrapper`` the name, the documentation and, as it passes everything on, the signature of ``consumer``."""
-    named: Any = functools.wraps(consumer)(wrapper)
-    # The consumer's own, not that of what it wraps in its turn. Some callables tell nobody what they take.
-    with suppress(TypeError, ValueError, NameError):
-        named.__signature__ = inspect.signature(consumer, follow_wrapped=False)
-    return named  # type: ignore[no-any-return]  # a wrapper of a consumer is as good as the consumer
 
 
 def _name(consumer: Callable[..., Any]) -> str:
