@@ -327,8 +327,8 @@ class LoopReader(_Reader):
                 loop.call_soon_threadsafe(self._cancel_reading)
 
     def _cancel_reading(self) -> None:
-        """Stop waiting. A read that waits in the engine is left to the wake-ups of the worker's stop(): woken, it brings
-        what the engine hands out just then, and the loop does not end before that is given back."""
+        """Stop waiting. A read that waits in the engine is left to the wake-ups of the worker's stop(). Woken, it has
+        what the engine handed out just then, and the loop does not end before that is given back."""
         if self._reading is None or self._is_giving_back:
             return
         if self._is_receiving and self._loop is not None:
