@@ -13,11 +13,12 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-__all__ = ["MariaDB", "running_server"]
+__all__ = ["MariaDB", "new_server", "running_server"]
 
 _PATH = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin", "/usr/libexec"))
 _started: list[MariaDB] = []
@@ -83,6 +84,12 @@ class MariaDB:
             return True
         return False
 
+    @property
+    def pid(self) -> int:
+        """Of the server's one process."""
+        assert self._process is not None
+        return self._process.pid
+
     def execute(self, sql: str, database: str = "") -> list[tuple[object, ...]]:
         """Run one statement as root."""
         import MySQLdb
@@ -128,14 +135,28 @@ def _user() -> list[str]:
 
 def running_server() -> MariaDB:
     """The server that this process's tests share."""
-    if _started:
-        return _started[0]
+    if not _started:
+        context = new_server()
+        _started.append(context.__enter__())
+        owner = os.getpid()
+
+        def end() -> None:
+            if os.getpid() == owner:
+                context.__exit__(None, None, None)
+
+        atexit.register(end)
+    return _started[0]
+
+
+@contextlib.contextmanager
+def new_server() -> Iterator[MariaDB]:
+    """A server for one test. Skips the test where there can be none; fails it in CI."""
     missing = [
         what
         for what, found in (
             ("mariadbd", shutil.which("mariadbd", path=_PATH)),
             ("mariadb-install-db", shutil.which("mariadb-install-db", path=_PATH)),
-            ("the package mysqlclient", _driver()),
+            ("the package mysqlclient", _has_driver()),
         )
         if not found
     ]
@@ -151,23 +172,13 @@ def running_server() -> MariaDB:
     try:
         server.prepare()
         server.start()
-    except BaseException:
+        yield server
+    finally:
         server.kill()
         shutil.rmtree(folder, ignore_errors=True)
-        raise
-    _started.append(server)
-    owner = os.getpid()
-
-    def end() -> None:
-        if os.getpid() == owner:
-            server.kill()
-            shutil.rmtree(folder, ignore_errors=True)
-
-    atexit.register(end)
-    return server
 
 
-def _driver() -> bool:
+def _has_driver() -> bool:
     try:
         import MySQLdb
     except ImportError:

@@ -7,6 +7,7 @@ import logging
 import random
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
@@ -88,6 +89,10 @@ class SerialLayer(DatabaseLayer):
         self._cleaning: threading.Thread | None = None
         self._must_scrub: list[str] = []
         self._looking = threading.Lock()
+        self._leaving: weakref.WeakKeyDictionary[
+            asyncio.AbstractEventLoop, list[tuple[Send, asyncio.Future[Outcome]]]
+        ] = weakref.WeakKeyDictionary()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     # What an engine says.
 
@@ -198,7 +203,45 @@ class SerialLayer(DatabaseLayer):
         return self.send_batch((send,))[0]
 
     async def asend_one(self, send: Send) -> Outcome:
-        return await self._run_sync(partial(self.send_one, send))
+        # What the tasks of a loop send at about the same time leaves in one transaction.
+        loop = asyncio.get_running_loop()
+        waiting = self._leaving.get(loop)
+        if waiting is None:
+            waiting = self._leaving[loop] = []
+            task = loop.create_task(self._leave_together(loop, waiting))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        outcome: asyncio.Future[Outcome] = loop.create_future()
+        waiting.append((send, outcome))
+        return await outcome
+
+    async def _leave_together(
+        self, loop: asyncio.AbstractEventLoop, waiting: list[tuple[Send, asyncio.Future[Outcome]]]
+    ) -> None:
+        """Send what has gathered, and what gathers meanwhile; never raises."""
+        while waiting:
+            batch = waiting.copy()
+            waiting.clear()
+            try:
+                outcomes = await self._run_sync(partial(self._send_all, [send for send, _ in batch]))
+            except BaseException as error:  # also a cancelled one: each sender has to hear of it
+                for _, future in (*batch, *waiting):
+                    if not future.done():
+                        if isinstance(error, asyncio.CancelledError):
+                            future.cancel()
+                        else:
+                            future.set_exception(error)
+                self._leaving.pop(loop, None)
+                if not isinstance(error, Exception):
+                    raise
+                return
+            for (_, future), outcome in zip(batch, outcomes, strict=True):
+                if not future.done():
+                    future.set_result(outcome)
+        self._leaving.pop(loop, None)
+
+    def _send_all(self, sends: Sequence[Send]) -> list[Outcome]:
+        return [self.send_one(sends[0])] if len(sends) == 1 else self.send_batch(sends)
 
     def send_batch(self, sends: Sequence[Send]) -> list[Outcome]:
         if not sends:

@@ -47,7 +47,10 @@ _OLDEST_MARIADB: Final = (10, 6)
 _FASTEST, _IDLE = 0.001, 1.0
 """Seconds between looks for what other hosts sent: soon after something was found so, and in the long run."""
 _POOLED: Final = 32
-_RETRIES: Final = 8
+_SYNC: Final = 10.0
+"""Seconds after which the server is asked for the time again."""
+_SYNC_QUICKLY: Final = 0.02
+"""Seconds within which an answer to that has to come for the time to be trusted, unless it is long since."""
 
 
 class MySQLSession(Session):
@@ -61,8 +64,6 @@ class MySQLSession(Session):
         self.driver = driver
         self.is_lost = False
         self.is_open = False
-        self.offset = 0.0
-        self.synced = -1e9
         self.checked = time.monotonic()
         self._describe = describe
 
@@ -215,6 +216,8 @@ class MySQLLayer(SerialLayer):
         self._borrowed: set[MySQLSession] = set()
         self._last_found = time.monotonic()
         self._waiting: dict[int, Plan] = {}
+        self._offset = 0.0
+        self._synced = -1e9
         self.doorbell = Doorbell(short_directory(self.describe()) if doorbell else None)
         _layers.add(self)
 
@@ -309,12 +312,14 @@ class MySQLLayer(SerialLayer):
         if self._clock is not None:
             return self._clock()
         assert isinstance(session, MySQLSession)
-        monotonic = time.monotonic()
-        if monotonic - session.synced > 10.0:
+        before = time.monotonic()
+        if before - self._synced > _SYNC:
             [(now,)] = session.rows("SELECT UNIX_TIMESTAMP(NOW(6))")
-            session.offset = float(now) - time.monotonic()
-            session.synced = monotonic
-        return time.monotonic() + session.offset
+            after = time.monotonic()
+            if after - before < _SYNC_QUICKLY or before - self._synced > 3 * _SYNC:
+                self._offset = float(now) - (before + after) / 2
+                self._synced = before
+        return time.monotonic() + self._offset
 
     def _run(self, work: Callable[[Transaction], T], *, is_whole: bool = True) -> T:
         """As the base's; a connection that turns out to be lost before anything was done is replaced once."""

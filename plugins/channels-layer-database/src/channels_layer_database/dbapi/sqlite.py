@@ -47,6 +47,7 @@ _LOG_SIZE: Final = 4 * 2**20
 _LOG_TOO_LARGE: Final = 64 * 2**20
 """Bytes of the log after which writers have to wait for that."""
 _LOOK_AT_LOG: Final = 32
+_SHORT_WAITS: Final = 3
 
 
 class SQLiteSession(Session):
@@ -358,7 +359,7 @@ class SQLiteLayer(SerialLayer):
     # The asynchronous view: in the loop, without threads.
 
     async def _run_sync(self, call: Callable[[], T]) -> T:
-        pause = 0.0001
+        tries = 0
         end = time.monotonic() + self.patience
         local = self._local
         while True:
@@ -370,8 +371,11 @@ class SQLiteLayer(SerialLayer):
                     raise self._too_busy() from busy
             finally:
                 local.must_not_sleep = False
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
-            pause = min(pause * 1.5, 0.002)
+            tries += 1
+            if tries <= _SHORT_WAITS:  # the lock is mostly held for less than a loop's timer can tell
+                time.sleep(0.00003)
+            else:
+                await asyncio.sleep(random.uniform(0.0, 0.002))
 
     async def aclean(self, *, limit: int | None = None) -> int:
         return await asyncio.to_thread(self.clean, limit=limit)

@@ -24,7 +24,8 @@ def create(prefix: str) -> list[str]:
             f" body LONGBLOB NOT NULL) {_END}",
             "CREATE TABLE IF NOT EXISTS $dead (serial BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,"
             " id NAME NOT NULL UNIQUE, `key` NAME NOT NULL, size INT NOT NULL, attempt SMALLINT NOT NULL,"
-            f" reason TEXT NOT NULL, at DOUBLE NOT NULL, body LONGBLOB NOT NULL, dest MEDIUMTEXT CHARACTER SET ascii) {_END}",
+            " reason TEXT NOT NULL, at DOUBLE NOT NULL, body LONGBLOB NOT NULL, dest MEDIUMTEXT CHARACTER SET ascii)"
+            f" {_END}",
             "CREATE TABLE IF NOT EXISTS $proc (id NAME NOT NULL PRIMARY KEY, kind NAME NOT NULL,"
             " label VARCHAR(255) NOT NULL, opened DOUBLE NOT NULL, lease DOUBLE NOT NULL, `load` DOUBLE NOT NULL"
             f" DEFAULT 0, counters TEXT NOT NULL) {_END}",
