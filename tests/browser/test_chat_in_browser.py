@@ -1,59 +1,24 @@
 """The chat demo as people see it: two windows of a headless Chromium on the real ``manage.py demo`` process."""
 
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from selenium import webdriver
-from selenium.common.exceptions import TimeoutException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.support.ui import WebDriverWait
 
+import chromium
 from chatdemo import ChatDemo
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
 
-PATIENCE = 20.0
-# Headless, and quiet: a test's browser talks to this machine alone and leaves nothing behind.
-ARGUMENTS = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--disable-dev-shm-usage",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-default-apps",
-    "--disable-sync",
-    # Two windows are never both in front, and both are being looked at here.
-    "--disable-background-timer-throttling",
-    "--disable-backgrounding-occluded-windows",
-    "--disable-renderer-backgrounding",
-)
 
-
-def missing_browser() -> str:
-    """What of Chromium and its driver is missing here; "" where all is there."""
-    return " and ".join(name for name in ("chromium", "chromedriver") if shutil.which(name) is None)
-
-
-class Window:
+class Window(chromium.Window):
     """A browser window of one visitor, looking at a room."""
 
     def __init__(self, profile: Path) -> None:
-        options = webdriver.ChromeOptions()
-        options.binary_location = str(shutil.which("chromium"))
-        for argument in (*ARGUMENTS, f"--user-data-dir={profile}"):
-            options.add_argument(argument)
-        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-        self.driver = webdriver.Chrome(
-            options=options, service=webdriver.ChromeService(shutil.which("chromedriver"))
-        )
+        super().__init__(profile)
         self.look(1280, 800)
 
     def look(self, width: int, height: int, *, scheme: str = "light") -> None:
@@ -70,18 +35,8 @@ class Window:
         self.wait_for_state("open")
         self.wait(lambda: self.people)
 
-    def wait(self, happens: Callable[[], Any]) -> Any:
-        try:
-            return WebDriverWait(self.driver, PATIENCE, poll_frequency=0.05).until(lambda _: happens())
-        except TimeoutException as exc:
-            page = self.script("return document.body.innerText")
-            raise AssertionError(f"This did not happen in {PATIENCE} s. The page says:\n{page}") from exc
-
     def wait_for_state(self, state: str) -> None:
         self.wait(lambda: self.script("return document.getElementById('state').dataset.state") == state)
-
-    def script(self, code: str, *values: Any) -> Any:
-        return self.driver.execute_script(code, *values)
 
     def texts(self, selector: str) -> list[str]:
         found: list[str] = self.script(
@@ -116,27 +71,10 @@ class Window:
         """Wait until these are the last things that were said."""
         self.wait(lambda: self.said[-len(texts) :] == [*texts])
 
-    def console(self) -> list[dict[str, Any]]:
-        """What the page's console has shown since it was last asked."""
-        entries: list[dict[str, Any]] = self.driver.get_log("browser")
-        return entries
-
-    def complaints(self) -> list[str]:
-        """What the console complains of, but for a server that is away, which is meant to happen here."""
-        return [
-            entry["message"]
-            for entry in self.console()
-            if entry["level"] == "SEVERE" and "WebSocket connection to" not in entry["message"]
-        ]
-
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChatDemo]:
-    if missing := missing_browser():
-        reason = f"{missing} not found on PATH: install Debian's chromium and chromium-driver, or their like"
-        if os.environ.get("CI"):
-            pytest.fail(f"The browser test must run in CI. {reason}")
-        pytest.skip(reason)
+    chromium.need_browser()
     server = ChatDemo(tmp_path_factory.mktemp("chat"))
     try:
         server.start()

@@ -1,15 +1,15 @@
 // The page of a room: shows what arrives on the socket and sends what is typed.
 // Everything people write reaches the page through textContent, so it is never read as HTML.
 
-import { Connection } from "./connection.js";
+import { Connection } from "../channels_django/channels.module.js";
 import { Presence } from "./presence.js";
 
 const find = (id) => document.getElementById(id);
 const room = find("main");
 const log = find("log");
 const text = find("text");
-const scheme = location.protocol === "https:" ? "wss:" : "ws:";
-const connection = new Connection(`${scheme}//${location.host}${room.dataset.socket}`);
+// Nothing waits in the connection: whatever has not been heard back is said again when it has returned.
+const connection = new Connection(room.dataset.socket, { queueLimit: 0 });
 const presence = new Presence();
 const title = document.title;
 
@@ -182,6 +182,7 @@ function stopTyping(user) {
 function onWelcome({ user }) {
   me = user;
   showError("");
+  showState("open");
 }
 
 function onHere(frame) {
@@ -216,17 +217,23 @@ const handlers = {
   error: onError,
 };
 
-connection.addEventListener("frame", ({ detail }) => handlers[detail.type]?.(detail)); // newer servers may say more
+connection.on("message", (frame) => handlers[frame.type]?.(frame)); // newer servers may say more
 
-connection.addEventListener("state", ({ detail: { state, wait } }) => {
+connection.on("state", ({ state, wait }) => {
+  if (state === "open") return; // not before the room has said welcome
   if (state === "connecting") {
     early = [];
     presence.clear();
   }
-  const waiting = navigator.onLine ? `Reconnecting in ${Math.max(1, Math.round(wait / 1000))} s` : "You are offline";
-  find("state").dataset.state = state;
-  find("state").textContent = { connecting: "Connecting…", open: "Connected", closed: waiting }[state];
+  showState(state === "connecting" ? state : "closed", wait);
 });
+
+function showState(state, wait = 0) {
+  const seconds = Math.max(1, Math.round(wait / 1000));
+  const away = wait ? (navigator.onLine ? `Reconnecting in ${seconds} s` : "You are offline") : "Disconnected";
+  find("state").dataset.state = state;
+  find("state").textContent = { connecting: "Connecting…", open: "Connected", closed: away }[state];
+}
 
 // Writing -----------------------------------------------------------------------------------------------------------
 
@@ -272,4 +279,3 @@ document.addEventListener("visibilitychange", () => {
 });
 
 if (matchMedia("(pointer: fine)").matches) text.focus(); // on a phone the keyboard would cover the room
-connection.open();
