@@ -186,8 +186,8 @@ class Inbox:
     def _pull(self, group: str, prefix: str, members: _Members) -> Steps[None]:
         """A change went missing: read anew what is true."""
         keys = self._engine.keys
-        arguments = [keys.of_group("v", group), keys.of_group("m", group, prefix)]
-        [reply] = yield [PULL.call(arguments)]
+        places = [keys.of_group("v", group), keys.of_group("m", group, prefix)]
+        [reply] = yield [PULL.call(places, [prefix])]
         version, *locals_ = sure(reply)
         members.version = int(version)
         members.locals = {local.decode(): None for local in locals_}

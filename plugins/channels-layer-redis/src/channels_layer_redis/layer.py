@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from channels_core.exceptions import InvalidChannelLayerError
+from channels_core.exceptions import InvalidChannelLayerError, LayerUnavailable
 from channels_core.layers import (
     AT_LEAST_ONCE,
     AT_MOST_ONCE,
@@ -167,17 +167,10 @@ class RedisBackend(LayerBackend):
     def _return(self, settlements: Sequence[Settlement]) -> None:
         released = self.counters.released
         try:
-            steps = self._settling.settle(settlements)
-            request = next(steps)
-            replies = self._transport.submit(request)  # type: ignore[arg-type]  # settle() yields commands
-            steps.send(replies)
-        except StopIteration:
-            pass
-        except TransportError as error:
+            self._engine.run(self._settling.settle(settlements))
+        except LayerUnavailable as error:
             logger.error(
-                "%d messages of a receive that was given up could not be put back: %s",
-                len(settlements),
-                error,
+                "%d messages of a receive that was given up could not be put back: %s", len(settlements), error
             )
         self.counters.released = released
 
