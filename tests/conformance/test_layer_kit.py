@@ -393,7 +393,9 @@ def test_backends_without_leases_skip_what_is_about_them(pytester: pytest.Pytest
                 return AtMostOnce(**options)
         """
     )
-    result = pytester.runpytest_inprocess("-q", "-rs", "-p", "no:asyncio", "-k", "settled or requeue or dead")
+    result = pytester.runpytest_inprocess(
+        "-q", "-rs", "-p", "no:asyncio", "-p", "no:django", "-k", "settled or requeue or dead"
+    )
     outcomes = result.parseoutcomes()
     assert "failed" not in outcomes
     assert outcomes["skipped"] > 5
@@ -415,7 +417,7 @@ def test_failing_laws_show_what_differs(pytester: pytest.Pytester) -> None:
                 return Stack(**options)
         """
     )
-    arguments = ("-q", "-k", "takes_what_there_is and sync and not async")
+    arguments = ("-q", "-p", "no:django", "-k", "takes_what_there_is and sync and not async")
     result = pytester.runpytest_subprocess(*arguments)
     assert result.ret == 1
     result.stdout.fnmatch_lines(["E *assert ?3, 2, 1, 0? == ?0, 1, 2, 3?", "E *At index 0 diff: 3 != 0"])

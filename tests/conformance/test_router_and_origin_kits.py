@@ -279,7 +279,7 @@ def test_a_kit_without_its_fixture_says_what_to_write(pytester: pytest.Pytester)
             pass
         """
     )
-    result = pytester.runpytest_inprocess("-k", "test_it_is", "-p", "no:asyncio")
+    result = pytester.runpytest_inprocess("-k", "test_it_is", "-p", "no:asyncio", "-p", "no:django")
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(
         [
