@@ -71,6 +71,9 @@ class _Link(asyncio.Protocol):
 
     def post(self, request: Request) -> None:
         """Write the request at the end of this turn of the loop."""
+        if self.is_closing:
+            request.fail(Unsent(f"Not sent: the connection to {self._place} was lost"))
+            return
         self._posted.append(request)
         if not self._is_flush_due:
             self._is_flush_due = True
@@ -197,7 +200,7 @@ class _Node:
             raise
         else:
             self._connecting = None
-            self.link = link
+            self.link = link if link.is_up else None  # it may have been lost in the turn it was made in
             queued, self._queued = self._queued, []
             for request in queued:
                 link.post(request)

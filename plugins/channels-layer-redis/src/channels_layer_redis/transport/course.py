@@ -112,16 +112,17 @@ class Course:
         if not any(reply.__class__ is _Open for reply in self.replies):
             yield from self._judge(range(len(self.replies)), [None] * len(self.replies))
         while indexes := [i for i, reply in enumerate(self.replies) if reply.__class__ is _Open]:
-            if self._must_pause:
-                if self._clock() >= end:
-                    break
+            is_over = self._must_pause and self._clock() >= end
+            if self._must_pause and not is_over:
                 yield Pause(next(waits))
-            if self._must_survey:
+            if self._must_survey:  # also when it comes too late for this request
                 try:
                     yield from self._router.survey()
                 except Unsent as error:
                     self._give_up(str(error))
                     break
+            if is_over:
+                break
             self._must_pause = self._must_survey = False
             addresses, parcels = self._parcels(indexes)
             answers = yield Dispatch(list(parcels.items()))
