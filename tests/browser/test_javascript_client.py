@@ -377,8 +377,8 @@ def test_two_windows_see_what_one_of_them_changes(site: Site, page: Window, tmp_
         wait_for_state(page, "open")
 
         def both(count: int) -> Any:
-            for window in (page, other):
-                window.wait(lambda window=window: len(window.script("return heard")) == count)
+            page.wait(lambda: len(page.script("return heard")) == count)
+            other.wait(lambda: len(other.script("return heard")) == count)
             assert page.script("return heard") == other.script("return heard")
             return page.script("return heard")[-1]
 

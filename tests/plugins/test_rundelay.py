@@ -20,6 +20,9 @@ from testsite.projects import Project, Running
 set_up_django()
 
 from django.core.management import CommandError, call_command  # noqa: E402 - Django comes first
+from django.db import connections  # noqa: E402 - as above
+
+from channels_layer_database.layer import DatabaseLayer  # noqa: E402 - as above
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -34,12 +37,12 @@ OPTIONS: dict[str, Any] = {
 SETTINGS = """
 SECRET_KEY = "of a test"
 USE_TZ = True
-INSTALLED_APPS = ["channels_django", "channels_delay", "project.quick.Quick"]
+INSTALLED_APPS = ["channels_django", "channels_delay", "channels_layer_database", "project.quick.Quick"]
 DATABASES = {"default": %(database)r}
 CHANNEL_LAYERS = {"default": {
-    "BACKEND": "sqlite_layer.layer.SqliteBackend",
+    "BACKEND": %(backend)r,
     "ROUTING": "project.routing.routes",
-    "CONFIG": {"path": %(layer)r, **%(options)r},
+    "CONFIG": %(options)r,
 }}
 """
 
@@ -60,13 +63,23 @@ class Quick(AppConfig):
 class DelaySite(Project):
     """A project with delay servers, and this process's own view of its layer."""
 
-    def __init__(self, folder: Path, database: dict[str, Any]) -> None:
-        path = folder / "layer.sqlite3"
-        settings = SETTINGS % {"database": database, "layer": str(path), "options": OPTIONS}
-        super().__init__(folder, settings=settings, quick=QUICK)
-        self.layer = ChannelLayer(SqliteBackend(path=path, **OPTIONS))
+    def __init__(
+        self, folder: Path, database: dict[str, Any], backend: str = "sqlite_layer.layer.SqliteBackend"
+    ):
+        own = {"path": str(folder / "layer.sqlite3")} if backend != "database" else {}
+        options = {**own, **OPTIONS}
+        super().__init__(
+            folder,
+            settings=SETTINGS % {"database": database, "backend": backend, "options": options},
+            quick=QUICK,
+        )
         done = self.run("migrate")
         assert done.returncode == 0, done.stderr
+        if backend == "database":
+            connections.settings["delay"] = {**connections.settings["default"], **database}
+            self.layer = ChannelLayer(DatabaseLayer(using="delay", **OPTIONS))
+        else:
+            self.layer = ChannelLayer(SqliteBackend(**options))
 
     def environment(self) -> dict[str, str]:
         given = super().environment()
@@ -96,21 +109,31 @@ class DelaySite(Project):
         return [delivery.content["number"] for delivery in deliveries]
 
 
+def make_database(kind: str, folder: Path) -> dict[str, Any]:
+    if kind == "sqlite":
+        options = {"timeout": 20, "transaction_mode": "IMMEDIATE"}
+        name = str(folder / "site.sqlite3")
+        return {"ENGINE": "django.db.backends.sqlite3", "NAME": name, "OPTIONS": options}
+    need_postgres()
+    name = f"delay_{folder.name}"[:60]
+    shared_server().create(name)
+    return shared_server().settings(name)
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[DelaySite]:
-    database: dict[str, Any] = {
-        "ENGINE": "django.db.backends.sqlite3",
-        "NAME": str(tmp_path / "site.sqlite3"),
-        "OPTIONS": {"timeout": 20, "transaction_mode": "IMMEDIATE"},
-    }
-    if request.param == "postgresql":
-        need_postgres()
-        name = f"delay_{tmp_path.name}"[:60]
-        shared_server().create(name)
-        database = shared_server().settings(name)
-    made = DelaySite(tmp_path, database)
+    made = DelaySite(tmp_path, make_database(request.param, tmp_path))
     yield made
     made.layer.close()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def one_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[DelaySite]:
+    """A site whose layer keeps its messages in the site's database."""
+    made = DelaySite(tmp_path, make_database(request.param, tmp_path), "database")
+    yield made
+    made.layer.close()
+    del connections.settings["delay"]
 
 
 def test_two_servers_send_each_message_once(site: DelaySite) -> None:
@@ -137,6 +160,18 @@ def test_after_kill_9_and_a_restart_none_is_lost_and_none_comes_twice(site: Dela
 
 def test_killed_at_any_moment_none_is_lost(site: DelaySite) -> None:
     total = 600
+    seen = feed_and_kill(site, total)
+    assert sorted(seen) == [*range(total)]
+    # Each of the killed may have sent one batch that it could no longer strike out.
+    assert sum(seen.values()) - total <= 3 * 100
+
+
+def test_killed_at_any_moment_with_one_database_for_all_each_comes_once(one_database: DelaySite) -> None:
+    assert feed_and_kill(one_database, 600) == Counter(range(600))
+
+
+def feed_and_kill(site: DelaySite, total: int) -> Counter[int]:
+    """Send orders that are due at once, while a server runs and others beside it are killed; what has arrived."""
     stop = threading.Event()
 
     def feed() -> None:
@@ -154,13 +189,10 @@ def test_killed_at_any_moment_none_is_lost(site: DelaySite) -> None:
                     stop.wait(0.25)
                     victim.signal(signal.SIGKILL)
                     victim.wait()
-            seen = site.arrivals(total, quiet=4.0)
+            return site.arrivals(total, quiet=4.0)
         finally:
             stop.set()
             feeder.join()
-    assert sorted(seen) == [*range(total)]
-    # Each of the killed may have sent one batch that it could no longer strike out.
-    assert sum(seen.values()) - total <= 3 * 100
 
 
 def wait_for_rows(site: DelaySite, count: int) -> None:
@@ -236,7 +268,12 @@ def test_a_missing_table_is_said(tmp_path: Path) -> None:
     path = str(tmp_path / "layer.sqlite3")
     project = Project(
         tmp_path,
-        settings=SETTINGS % {"database": database, "layer": path, "options": OPTIONS},
+        settings=SETTINGS
+        % {
+            "database": database,
+            "backend": "sqlite_layer.layer.SqliteBackend",
+            "options": {"path": path, **OPTIONS},
+        },
         quick=QUICK,
     )
     environment = project.environment()["PYTHONPATH"]

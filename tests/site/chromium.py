@@ -68,7 +68,8 @@ class Window:
 
     def console(self) -> list[dict[str, Any]]:
         """What the page's console has shown since it was last asked."""
-        entries: list[dict[str, Any]] = self.driver.get_log("browser")
+        driver: Any = self.driver
+        entries: list[dict[str, Any]] = driver.get_log("browser")
         return entries
 
     def complaints(self) -> list[str]:
