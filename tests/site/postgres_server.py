@@ -33,7 +33,7 @@ def programs() -> Path | None:
     )  # importing it warns, and does more than is wanted
     if wheel is not None and wheel.origin is not None:
         package = Path(wheel.origin).parent
-        found += sorted(package.glob("pginstall[0-9]*/bin"), reverse=True) + [package / "pginstall" / "bin"]
+        found += [*sorted(package.glob("pginstall[0-9]*/bin"), reverse=True), package / "pginstall" / "bin"]
     found += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     return next((folder for folder in found if (folder / "initdb").exists()), None)
 

@@ -40,6 +40,7 @@ _LARGEST_FLUSH: Final = 1000
 _TRIES: Final = 5
 _REPEATABLE: Final = ("40", "26000", "55P03")
 """Deadlock and serialization failure; a prepared statement that is not there; a lock that was not to be had."""
+_SLOW: Final = 0.003
 _CONNECT_TIMEOUT: Final = 10.0
 _IDLE_STATION: Final = 30.0
 
@@ -61,6 +62,8 @@ class Hub:
         self._gathering: deque[Outgoing] = deque()
         self._is_sending = False
         self._flush_is_due = False
+        self.lows: dict[str, int] = {}
+        self._lows_until = 0.0
         self._stations: dict[tuple[tuple[str, ...], str | None], Station] = {}
         self._channels: dict[str, set[Station]] = {}
         self._names: dict[str, str] = {}
@@ -70,11 +73,16 @@ class Hub:
     # The connection.
 
     @property
+    def is_connected(self) -> bool:
+        """Whether there is a connection."""
+        return self._pipeline is not None
+
+    @property
     def is_listening(self) -> bool:
         """Whether the connection can be told of messages."""
         return self._pipeline is not None and self._pipeline.is_session
 
-    def _connected(self, then: Callable[[Exception | None], None]) -> None:
+    def connected(self, then: Callable[[Exception | None], None]) -> None:
         """Call ``then`` when there is a connection, or with the error why there is none."""
         if self._pipeline is not None:
             then(None)
@@ -177,7 +185,7 @@ class Hub:
         if self._pipeline is not None:
             self._pipeline.submit(calls, answered, durable=durable)
         else:
-            self._connected(go)
+            self.connected(go)
 
     submit_read = submit
 
@@ -217,7 +225,7 @@ class Hub:
             taken.append(one)
             count += len(one.sends)
         self._is_sending = True
-        self._connected(lambda error: self._flush_now(taken, error))
+        self.connected(lambda error: self._flush_now(taken, error))
 
     def _flush_now(self, taken: list[Outgoing], error: Exception | None) -> None:
         if error is not None:
@@ -226,23 +234,29 @@ class Hub:
                 one.done(error)
             self._gathering.clear()
             return
-        batch = Batch(self.layer, self.statements, taken)
+        begun = monotonic()
+        if self.lows and begun > self._lows_until:
+            self.lows.clear()
+        batch = Batch(self.layer, self.statements, taken, self.lows)
         calls = batch.calls()
         if not calls:
-            self._sent(batch, [])
+            self._sent(batch, [], 0.0)
             return
-        self.submit(calls, lambda answers: self._sent(batch, answers), durable=batch.is_durable)
+        self.submit(
+            calls, lambda answers: self._sent(batch, answers, monotonic() - begun), durable=batch.is_durable
+        )
         for one in taken:
             if one.on_written is not None:
                 one.on_written()
 
-    def _sent(self, batch: Batch, answers: Answers | Exception) -> None:
+    def _sent(self, batch: Batch, answers: Answers | Exception, took: float) -> None:
         self._is_sending = False
         if isinstance(answers, Exception):
             for one in batch.outgoing:
                 self._failed(one, answers)
         else:
             batch.take(answers)
+            self._note_lows(batch, took)
             self.layer.counters.group_dropped += batch.dropped
             if batch.stale:
                 self._again_without_expired(batch)
@@ -250,6 +264,15 @@ class Hub:
             for one in batch.outgoing:
                 one.done(one.outcomes)
         self._flush()
+
+    def _note_lows(self, batch: Batch, took: float) -> None:
+        """Where counting what waits was slow, dead rows lay in its way: for a while, count from the first live one."""
+        if self.lows:
+            for key in self.lows.keys() & batch.found_lows.keys():
+                self.lows[key] = batch.found_lows[key]
+        if took > _SLOW:
+            self.lows.update(batch.found_lows)
+            self._lows_until = max(self._lows_until, monotonic() + min(20 * took, 5.0))
 
     def _failed(self, one: Outgoing, error: Exception) -> None:
         if isinstance(error, ConnectionLost) and one.sends:

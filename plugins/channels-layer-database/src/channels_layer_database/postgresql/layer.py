@@ -335,6 +335,9 @@ class PostgreSQLLayer(DatabaseLayer):
             else:
                 dead.append((delivery, settlement.reason))
         calls: list[Call] = []
+        if released or requeued or back:
+            for hub in list(self._hubs.values()):
+                hub.lows.clear()  # what comes to the front is to be counted
         if acks:
             calls.append((statements.ack, _tokens(acks)))
         if dead:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Final, Protocol
 
 from channels_core.layers import Outcome, Send, Settlement, Turn, Verdict
 from channels_core.names import process_of
@@ -24,10 +25,11 @@ from channels_layer_database.postgresql.pipeline import Call, Row
 from channels_layer_database.postgresql.statements import Statements
 from channels_layer_database.rows import pack
 
-__all__ = ["ENDLESS", "Batch", "Outgoing", "Rooms", "Unit", "is_ack", "plain_acks", "unit_for"]
+__all__ = ["ENDLESS", "LOWEST", "Batch", "Outgoing", "Rooms", "Unit", "is_ack", "plain_acks", "unit_for"]
 
 SENT, FULL, GONE, TOO_LARGE = Outcome.SENT, Outcome.FULL, Outcome.GONE, Outcome.TOO_LARGE
-ENDLESS = 2**62
+ENDLESS: Final = 2**62
+LOWEST: Final = -(2**63)
 
 
 class Unit:
@@ -111,7 +113,16 @@ class _Placed:
 class Batch:
     """The statements for several callers' sends, in their order, and the reading of the answers."""
 
-    def __init__(self, layer: Rooms, statements: Statements, outgoing: Sequence[Outgoing]) -> None:
+    def __init__(
+        self,
+        layer: Rooms,
+        statements: Statements,
+        outgoing: Sequence[Outgoing],
+        lows: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
+        self._lows = lows
+        self.found_lows: dict[str, int] = {}
+        """For each key that was counted, the lowest id of what waits there."""
         self._layer = layer
         self._statements = statements
         self.outgoing = outgoing
@@ -201,6 +212,7 @@ class Batch:
             float8(self._layer.expiry),
             boolean(is_strict),
             texts(prefixes),
+            bigints([self._lows.get(unit.key, LOWEST) for unit in units]),
         ]
         if not acks:
             return self._statements.send, parameters
@@ -229,6 +241,9 @@ class Batch:
 
     def _take_sends(self, placed: _Placed, rows: Sequence[Row]) -> None:
         depths = [(number(row[0]), number(row[1]), row[3] == b"\x01") for row in rows]
+        for unit, row in zip(placed.units, rows, strict=True):
+            if row[6] is not None and unit.room == 1:
+                self.found_lows[unit.key] = number(row[6])
         is_full = [False] * len(depths)
         ranks = [0] * len(depths)
         before = [0] * len(depths)

@@ -199,7 +199,10 @@ class Pipeline:
         if state.startswith(_FATAL):
             raise ConnectionLost(text)
         if state == "42P01":
-            text = f"{text}. The layer's tables are missing: run 'manage.py migrate' on its database."
+            text = (
+                f"{text}. The layer's tables are missing: put 'channels_layer_database' into INSTALLED_APPS and run"
+                " 'manage.py migrate' on its database."
+            )
         return StatementError(text, state)
 
     def _lose(self, error: Exception) -> None:

@@ -26,12 +26,13 @@ _NOW = "statement_timestamp()"
 _WAITING = f"(m.lease IS NULL OR m.lease <= {_NOW})"
 
 _DEPTH = f"""
-    SELECT count(*) AS depth, coalesce(sum(w.size), 0)::bigint AS used, coalesce(bool_or(w.stale), false) AS stale
+    SELECT count(*) AS depth, coalesce(sum(w.size), 0)::bigint AS used, coalesce(bool_or(w.stale), false) AS stale,
+           min(w.id) AS low
     FROM (
-        SELECT m.size, m.taken = 0 AND m.expires <= {_NOW} AS stale
+        SELECT m.id, m.size, m.taken = 0 AND m.expires <= {_NOW} AS stale
         FROM {{p}}msg m
-        WHERE m.key = u.key AND m.room = u.room AND (u.room = 1 OR m.prefix IS NOT DISTINCT FROM u.prefix)
-          AND {_WAITING}
+        WHERE m.key = u.key AND m.id >= u.low AND m.room = u.room
+          AND (u.room = 1 OR m.prefix IS NOT DISTINCT FROM u.prefix) AND {_WAITING}
         LIMIT u.cap
     ) w"""
 
@@ -39,10 +40,10 @@ _WAKE = "pg_notify('{p}' || md5(k.key), k.low::text)"
 
 _SEND = (
     f"""WITH units AS MATERIALIZED (
-    SELECT u.n, u.key, u.prefix, u.room, u.cap, u.bytes, d.depth, d.used, d.stale,
+    SELECT u.n, u.key, u.prefix, u.room, u.cap, u.bytes, d.depth, d.used, d.stale, d.low,
            u.proc IS NULL OR EXISTS (SELECT FROM {{p}}proc p WHERE p.id = u.proc AND p.lease > {_NOW}) AS alive
-    FROM unnest($1::text[], $2::text[], $3::smallint[], $4::int[], $5::bigint[], $6::text[])
-         WITH ORDINALITY AS u(key, prefix, room, cap, bytes, proc, n),
+    FROM unnest($1::text[], $2::text[], $3::smallint[], $4::int[], $5::bigint[], $6::text[], $17::bigint[])
+         WITH ORDINALITY AS u(key, prefix, room, cap, bytes, proc, low, n),
          LATERAL ({_DEPTH}) d
 ), items AS MATERIALIZED (
     SELECT i.n, i.dest, i.size, i.body, i.prefix, u.key, u.room, u.alive, i.turn,
@@ -58,14 +59,16 @@ _SEND = (
     RETURNING key, id
 )""",
     f""", acked AS (
-    DELETE FROM {{p}}msg m USING unnest($17::text[], $18::bigint[], $19::int[], $20::int[]) AS a(key, id, taken, turn)
+    DELETE FROM {{p}}msg m USING unnest($18::text[], $19::bigint[], $20::int[], $21::int[]) AS a(key, id, taken, turn)
     WHERE m.key = a.key AND m.id = a.id AND m.taken = a.taken AND m.lease > {_NOW}
+      AND m.key = ANY($18::text[]) AND m.id = ANY($19::bigint[])
       AND NOT EXISTS (SELECT FROM items i WHERE i.turn = a.turn AND i.alive AND NOT i.fits)
 )""",
     f"""
 SELECT u.depth::int, u.used, u.stale, u.alive, woken.n,
        CASE WHEN $15::boolean AND EXISTS (SELECT FROM items i WHERE i.alive AND NOT i.fits)
-            THEN 1 / (u.room * 0) END
+            THEN 1 / (u.room * 0) END,
+       coalesce(u.low, (SELECT min(s.id) FROM sent s WHERE s.key = u.key))
 FROM units u, (
     SELECT count({_WAKE}) AS n FROM (SELECT key, min(id) AS low FROM sent GROUP BY key) k
 ) woken
@@ -144,7 +147,11 @@ _LEASE = f"""WITH picked AS MATERIALIZED (
 SELECT {_ROW}, taken > 1 OR expires > {_NOW}, (SELECT count(*)::int FROM picked p WHERE p.lapsed), body FROM leased"""
 
 _TOKENS = "unnest($1::text[], $2::bigint[], $3::int[]{more}) WITH ORDINALITY AS a(key, id, taken{names}, n)"
-_IS_MINE = f"m.key = a.key AND m.id = a.id AND m.taken = a.taken AND m.lease > {_NOW}"
+# The arrays are named once more, so that the rows are sought by the index whichever side the planner begins with.
+_IS_MINE = (
+    f"m.key = a.key AND m.id = a.id AND m.taken = a.taken AND m.lease > {_NOW}"
+    " AND m.key = ANY($1::text[]) AND m.id = ANY($2::bigint[])"
+)
 
 
 def _tokens(more: str = "", names: str = "") -> str:

@@ -16,6 +16,7 @@ from channels_core.headers import CREDIT
 from channels_core.layers import AT_LEAST_ONCE, Delivery
 from channels_core.names import process_of
 from channels_layer_database.postgresql.encoding import bigints, float8, integer, ints, number, text, texts
+from channels_layer_database.postgresql.outgoing import LOWEST
 from channels_layer_database.postgresql.pipeline import Answers, Call, Row
 from channels_layer_database.rows import ADD, BROADCAST, DISCARD, unpack
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Reader", "Station", "Taken", "credits_of"]
 
-LOWEST: Final = -(2**63)
 _MOST: Final = 1000
 
 
@@ -230,6 +230,9 @@ class Station:
     def _fetch(self) -> None:
         if not self.readers:
             self.is_fetching = False
+            return
+        if not self._hub.is_connected:  # to listen, and only then to look
+            self._hub.connected(self._loaded)
             return
         self.is_dirty = False
         limit = min(_MOST, sum(reader.limit for reader in self.readers))
