@@ -32,7 +32,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(table)
 
 
-@pytest.fixture(params=["redis"])
+@pytest.fixture(params=["redis", "postgresql"])
 def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
     """Each engine in turn, started and empty."""
     with ENGINES[request.param](tmp_path) as running:

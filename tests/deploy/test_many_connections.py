@@ -31,7 +31,7 @@ def test_proof_7_connections_leave_nothing_behind(
         answer = crowd.ask("come_and_go", urls=urls, count=scale.cycles, at_once=AT_ONCE)
         fleet.wait_until(lambda: not any(fleet.sessions.iterdir()), "no session is left")
         fleet.wait_until(lambda: not fleet.probe.groups(), "no membership is left")
-        fleet.wait_until(lambda: not any(engine.kept().values()), f"nothing is kept, but {engine.kept()}")
+        fleet.wait_until(lambda: not engine.kept(), "nothing is kept", lambda: dict(engine.kept()), 20)
         after = [resident(process.pid) for process in processes]
         growth = [now / then - 1 for then, now in zip(before, after, strict=True)]
         lines = [f"\nProof 7, {engine.name}: {answer['done']:,} of {scale.cycles:,} connected and left"]

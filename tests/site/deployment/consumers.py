@@ -67,9 +67,15 @@ async def adisconnect(message: Any) -> None:
     await Group("room").adiscard(message.reply_channel)
 
 
+def own_group(message: Any) -> Group:
+    """A group for this visitor alone, as for each user, or each order."""
+    return Group(message.reply_channel.name.partition("!")[2])
+
+
 @channel_session
 def remember(message: Any) -> None:
     message.channel_session["since"] = time.time()
+    own_group(message).add(message.reply_channel)
     connect(message)
 
 
@@ -81,6 +87,7 @@ def receive_remembering(message: Any) -> None:
 
 @channel_session
 def forget(message: Any) -> None:
+    """Leaves the room, and leaves it to the end of the channel to leave the other group."""
     disconnect(message)
 
 

@@ -68,8 +68,15 @@ def redis_engine(folder: Path) -> Iterator[Engine]:
     with RedisServer(appendonly="yes", appendfsync="everysec") as server:
 
         def kept() -> Counter[str]:
+            found: Counter[str] = Counter()
             with server.client() as client:
-                return Counter(key.decode().partition("{")[0] for key in client.scan_iter(count=1000))
+                for key in client.scan_iter(count=1000):
+                    kind = key.decode().split(":")[1]
+                    if kind == "c":  # a channel's stream stays; what is in it counts
+                        found[kind] += client.xlen(key)
+                    elif kind not in {"p", "i", "e", "h", "l"}:  # these are about living processes
+                        found[kind] += 1
+            return +found
 
         yield Engine(
             name="redis",

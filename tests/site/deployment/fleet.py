@@ -21,7 +21,7 @@ from testsite.projects import Running, free_port
 ROOT = Path(__file__).resolve().parents[3]
 SITE = ROOT / "tests" / "site"
 SCRIPTS = Path(sys.executable).parent
-PATIENCE = 60.0
+PATIENCE = 40.0
 
 APPLICATION = "deployment.asgi:application"
 SERVERS: dict[str, Callable[[str], list[str]]] = {
@@ -293,12 +293,14 @@ class Fleet:
         self._stack.callback(probe.close)
         return probe
 
-    def wait_until(self, is_so: Callable[[], Any], what: str, patience: float = PATIENCE) -> float:
+    def wait_until(
+        self, is_so: Callable[[], Any], what: str, seen: Callable[[], Any] = str, patience: float = PATIENCE
+    ) -> float:
         """Wait until ``is_so``; returns how many seconds that took."""
         began = time.monotonic()
         while not is_so():
             if time.monotonic() - began > patience:
-                raise AssertionError(f"Not within {patience:.1f} s: {what}.\n{self.report()}")
+                raise AssertionError(f"Not within {patience:.1f} s: {what}. {seen()}\n{self.report()}")
             time.sleep(0.02)
         return time.monotonic() - began
 

@@ -26,7 +26,7 @@ class Scale:
 
 
 QUICK = Scale(
-    clients=60, interfaces=1, workers=2, rounds=2, cycles=600, interval=0.1, room_every=5, speakers=4
+    clients=60, interfaces=1, workers=2, rounds=2, cycles=600, interval=0.2, room_every=3, speakers=4
 )
 SOAK = Scale(
     clients=500, interfaces=2, workers=3, rounds=10, cycles=10_000, interval=0.8, room_every=4, speakers=4
