@@ -12,7 +12,8 @@ import pytest
 
 from channels_core import ChannelLayer
 from channels_core.layers import AT_LEAST_ONCE
-from postgres_server import need_postgres, shared_server
+from mariadb_server import running_server
+from postgres_server import PostgresServer, need_postgres, shared_server
 from sqlite_layer.layer import SqliteBackend
 from testsite.fixtures import set_up_django
 from testsite.projects import Project, Running
@@ -114,20 +115,22 @@ def make_database(kind: str, folder: Path) -> dict[str, Any]:
         options = {"timeout": 20, "transaction_mode": "IMMEDIATE"}
         name = str(folder / "site.sqlite3")
         return {"ENGINE": "django.db.backends.sqlite3", "NAME": name, "OPTIONS": options}
-    need_postgres()
     name = f"delay_{folder.name}"[:60]
+    if kind == "mariadb":
+        return running_server().new_database(name)
+    need_postgres()
     shared_server().create(name)
     return shared_server().settings(name)
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", "postgresql", "mariadb"])
 def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[DelaySite]:
     made = DelaySite(tmp_path, make_database(request.param, tmp_path))
     yield made
     made.layer.close()
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", "postgresql", "mariadb"])
 def one_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[DelaySite]:
     """A site whose layer keeps its messages in the site's database."""
     made = DelaySite(tmp_path, make_database(request.param, tmp_path), "database")
@@ -208,8 +211,6 @@ def wait_for_rows(site: DelaySite, count: int) -> None:
 
 
 def test_an_outage_of_postgresql_delays_and_loses_nothing(tmp_path: Path) -> None:
-    from postgres_server import PostgresServer
-
     need_postgres()
     server = PostgresServer()
     try:
