@@ -7,9 +7,9 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
-from redis_servers import KINDS, RedisServer
 
 from channels_layer_redis.transport import AsyncClient, Script, Servers, Transport
+from redis_servers import KINDS, RedisServer
 
 
 class Speaker:

@@ -1,4 +1,4 @@
-"""Both clients and submit() on real servers: replies, blocking reads, waking, scripts, loss and return of the server."""
+"""Both clients and submit() on real servers: replies, blocking reads, waking, scripts, loss and return."""
 
 import asyncio
 import logging
@@ -8,7 +8,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from redis_servers import RedisServer, eventually, free_port
 
 from channels_layer_redis.transport import (
     AsyncClient,
@@ -20,6 +19,7 @@ from channels_layer_redis.transport import (
     Unanswered,
     Unsent,
 )
+from redis_servers import RedisServer, eventually, free_port
 
 FACES = ["async", "sync", "submit"]
 READERS = ["async", "sync"]
@@ -452,10 +452,12 @@ async def test_closing_ends_who_waits(server):
 
 def test_facts_of_every_kind_of_server(any_server, speak):
     speaker = speak("sync", hosts=any_server.url)
-    assert speaker.transport.facts is None
+    before = speaker.transport.facts
     speaker.call([("PING",)])
 
     facts = speaker.transport.facts
+    assert before is None
+    assert facts is not None
     kind, _, version = any_server.kind.partition("-")
     assert facts.is_valkey == (kind == "valkey")
     assert facts.version[:2] == tuple(map(int, version.split("."))) if version else facts.version >= (9,)

@@ -64,6 +64,7 @@ class _Link(asyncio.Protocol):
         self.can_unblock = True
         self.is_up = False
         self.is_closing = False
+        self.is_retired = False
 
     @property
     def is_idle(self) -> bool:
@@ -78,6 +79,12 @@ class _Link(asyncio.Protocol):
         if not self._is_flush_due:
             self._is_flush_due = True
             self._call_soon(self._flush)
+
+    def retire(self) -> None:
+        """Take no more requests, and end with the last answer that is still to come."""
+        self.is_retired = True
+        if self.is_idle:
+            self.end("it was no longer wanted")
 
     def expect_silence(self, seconds: float) -> None:
         """The next answer may take ``seconds`` longer than others."""
@@ -131,6 +138,8 @@ class _Link(asyncio.Protocol):
             self._feed(data)
         except Disorder as error:
             self.end(f"{self._place}: {error}")
+        if self.is_retired and self.is_idle:
+            self.end("it was no longer wanted")
 
     def pause_writing(self) -> None:
         self._is_writable = False
@@ -262,23 +271,26 @@ class _Node:
     def _on_lost(self, link: _Link) -> None:
         if link in self.links:
             self.links.discard(link)
-            if not self._client.is_closed:
+            if not link.is_retired and not self._client.is_closed:
                 self._client.shared.lost(self.address)
         if link is self.link:
             self.link = None
         if link in self.resting:
             self.resting.remove(link)
 
-    def drop(self, reason: str) -> None:
-        """Give up all connections; what waits on them fails."""
+    def retire(self) -> None:
+        """Use none of the connections again; what waits on them may still be answered."""
+        self.link = None
+        self.resting.clear()
         for link in list(self.links):
-            link.end(reason)
+            link.retire()
 
     def close(self) -> None:
         if self._connecting is not None:
             self._connecting.cancel()
         self._fail_queued(Unsent("Not sent: the client was closed"))
-        self.drop("the client was closed")
+        for link in list(self.links):
+            link.end("the client was closed")
 
 
 class AsyncClient:
@@ -416,7 +428,7 @@ class AsyncClient:
     def _finish_blocked(self, request: Request) -> None:
         link = request.link
         _, node = self._blocked.pop(link)
-        if link.is_up:
+        if link.is_up and not link.is_retired:
             node.resting.append(link)
         self._finish(request)
 
@@ -475,7 +487,7 @@ class AsyncClient:
             elif isinstance(step, Pause):
                 await asyncio.sleep(step.seconds)
             elif isinstance(step, Drop):
-                self._node(step.address).drop(f"{step.address} is not the master any more")
+                self._node(step.address).retire()
 
     async def _dispatch(self, step: Dispatch, last: Command | None, timeout: float) -> list[list[Reply]]:
         requests: list[Request | None] = []

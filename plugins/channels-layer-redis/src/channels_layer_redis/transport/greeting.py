@@ -109,13 +109,13 @@ class Greeting:
         Raises :class:`Refused` when the connection is of no use.
         """
         said = {name: replies[index] for name, index in self._named.items()}
-        for reply in said.values():
-            if isinstance(reply, TransportError) and not isinstance(reply, CommandError):
-                raise Refused("the server ended the connection before it had answered its first commands")
         for name in ("auth", "select", "id"):
             reply = said.get(name)
             if isinstance(reply, CommandError):
                 raise Refused(f"the server refused {' '.join(map(str, self._shown(name)))}: {reply.text}")
+        for reply in said.values():
+            if isinstance(reply, TransportError) and not isinstance(reply, CommandError):
+                raise Refused("the server ended the connection before it had answered its first commands")
         info = _info(said["info"])
         if info.get("loading") == "1":
             raise Refused("the server is still loading its data")
