@@ -9,6 +9,12 @@ import time
 from typing import Any
 
 
+def say(text: str) -> None:
+    """A line for the test that started this process."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
 def make_layer(options: dict[str, Any]) -> Any:
     from django.conf import settings
 
@@ -38,7 +44,7 @@ def write(options: dict[str, Any]) -> None:
         numbers = [number for number in numbers if number not in done]
         if len(done) < len(part):
             time.sleep(0.002)
-    print("done", flush=True)
+    say("done")
 
 
 def read(options: dict[str, Any]) -> None:
@@ -47,7 +53,7 @@ def read(options: dict[str, Any]) -> None:
     from channels_core.layers import Send, Settlement, Verdict
 
     layer = make_layer(options)
-    print("ready", flush=True)
+    say("ready")
     while True:
         try:
             found = layer.receive_batch([options["channel"]], limit=options.get("limit", 10), timeout=0.3)
@@ -58,7 +64,7 @@ def read(options: dict[str, Any]) -> None:
         stops = [one for one in found if one.content["w"] == -1]
         work = [[one.content["w"], one.content["n"]] for one in found if one.content["w"] != -1]
         if work:
-            print(json.dumps(work), flush=True)
+            say(json.dumps(work))
         if stops:
             if len(stops) > 1:  # the others' share
                 layer.send_batch([Send(options["channel"], one.content, {}, 20) for one in stops[1:]])
@@ -70,15 +76,16 @@ def commit_late(options: dict[str, Any]) -> None:
     import random
 
     layer = make_layer(options)
-    from channels_core.layers import Outcome, Send
     from django.db import transaction
+
+    from channels_core.layers import Outcome, Send
 
     for number in range(options["count"]):
         with transaction.atomic():
             send = Send(options["channel"], {"w": options["writer"], "n": number}, {}, 20)
             assert layer.send_in_transaction([send]) == [Outcome.SENT]
             time.sleep(random.uniform(0, 0.003))
-    print("done", flush=True)
+    say("done")
 
 
 def hold(options: dict[str, Any]) -> None:
@@ -86,7 +93,7 @@ def hold(options: dict[str, Any]) -> None:
     layer = make_layer(options)
     process = layer.open_process("worker")
     [delivery] = layer.receive_batch([options["channel"]], timeout=10, process=process)
-    print(f"holds {delivery.content['n']}", flush=True)
+    say(f"holds {delivery.content['n']}")
     time.sleep(60)  # until killed
 
 
@@ -94,7 +101,7 @@ def rest(options: dict[str, Any]) -> None:
     """Wait for a message."""
     layer = make_layer(options)
     layer.receive_batch([options["channel"]], timeout=0)
-    print("rests", flush=True)
+    say("rests")
     layer.receive_batch([options["channel"]], timeout=60)
 
 

@@ -219,6 +219,12 @@ class Doorbell:
         self._open()
         return self._directory is not None
 
+    @property
+    def directory(self) -> Path | None:
+        """Where the bells hang; ``None`` where bells ring inside the process alone."""
+        self._open()
+        return self._directory
+
     def _open(self) -> None:
         if self._is_open:
             return

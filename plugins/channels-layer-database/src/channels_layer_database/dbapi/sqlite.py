@@ -44,8 +44,8 @@ _FASTEST, _SLOWEST = 0.001, 0.05
 """Between looks where they do not: while messages come, and after half a second without one."""
 _LOG_SIZE: Final = 4 * 2**20
 """Bytes of the write-ahead log after which it is copied into the file, in a thread of its own."""
-_LOG_TOO_LARGE: Final = 64 * 2**20
-"""Bytes of the log after which writers have to wait for that."""
+_LOG_TOO_LARGE: Final = 4 * _LOG_SIZE
+"""Bytes of the log after which writers have to wait for the last of that, so that the log begins anew."""
 _LOOK_AT_LOG: Final = 32
 _SHORT_WAITS: Final = 3
 
@@ -111,6 +111,11 @@ class SQLiteSession(Session):
     def _translate(self, error: sqlite3.Error) -> Exception:
         if (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _BUSY:
             return Busy(str(error))
+        if "no such table" in str(error):
+            return LayerUnavailable(
+                f"The tables of the layer are not in its file ({self._describe()}): {error}. Put"
+                " 'channels_layer_database' into INSTALLED_APPS and run migrate on this alias of DATABASES."
+            )
         return LayerUnavailable(
             f"SQLite does not serve the layer's file ({self._describe()}): {error}. Look at the file, its directory's"
             " permissions and the disk's free space."
@@ -305,15 +310,16 @@ class SQLiteLayer(SerialLayer):
             return
         if size > _LOG_SIZE and not self._is_copying:
             self._is_copying = True
-            mode = "RESTART" if size > _LOG_TOO_LARGE else "PASSIVE"
-            threading.Thread(target=self._copy_log, args=(mode,), name="layer-log", daemon=True).start()
+            modes = ("PASSIVE", "RESTART") if size > _LOG_TOO_LARGE else ("PASSIVE",)
+            threading.Thread(target=self._copy_log, args=(modes,), name="layer-log", daemon=True).start()
 
-    def _copy_log(self, mode: str) -> None:
+    def _copy_log(self, modes: Sequence[str]) -> None:
         """Copy the log into the file. Writers go on meanwhile, and begin the log anew once all of it is copied."""
         try:
             connection = sqlite3.connect(self._file, timeout=1.0, isolation_level=None)
             try:
-                connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
+                for mode in modes:
+                    connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
             finally:
                 connection.close()
         except sqlite3.Error:
@@ -373,7 +379,7 @@ class SQLiteLayer(SerialLayer):
                 local.must_not_sleep = False
             tries += 1
             if tries <= _SHORT_WAITS:  # the lock is mostly held for less than a loop's timer can tell
-                time.sleep(0.00003)
+                time.sleep(0.00003)  # noqa: ASYNC251 - shorter than what giving way would cost
             else:
                 await asyncio.sleep(random.uniform(0.0, 0.002))
 
