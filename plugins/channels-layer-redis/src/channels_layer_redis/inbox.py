@@ -75,6 +75,8 @@ class Inbox:
         self.key = engine.keys.of_process("i", process)
         self.process_key = engine.keys.of_process("p", process)
         self.lock = threading.Lock()
+        self.epoch = engine.transport.epoch_of(self.key)
+        """Of the connections to the server; another one after an outage."""
         self.is_whole = False
         """Whether the copy of the memberships was read since this object exists."""
         self._last = b"0-0"
@@ -173,7 +175,9 @@ class Inbox:
             return
         if before == "0":
             members.locals.clear()
-        elif members.version is not None and int(before) != members.version:
+        elif (
+            int(before) != members.version
+        ):  # of two changes at once the later may come first, or one not at all
             yield from self._pull(group, prefix, members)
             return
         members.version = number
@@ -204,11 +208,14 @@ class Inbox:
             members.locals[channel[cut:]] = None
         self.is_whole = True
 
-    def rewind(self, newest: bytes) -> None:
-        """The stream's newest entry is ``newest``: after a failover it may be older than what was read."""
-        if _place(newest) < _place(self._last):
-            self._last = b"0-0"
-            self._read = 0
+    def rewind(self, newest: bytes) -> bool:
+        """The stream's newest entry is ``newest``. After a failover it may be older than what was read: whether it is,
+        and reading begins anew."""
+        if _place(newest) >= _place(self._last):
+            return False
+        self._last = b"0-0"
+        self._read = 0
+        return True
 
     def memberships(self) -> list[tuple[str, str]]:
         """(group, channel) of every membership known here."""

@@ -37,6 +37,7 @@ from channels_layer_redis.processes import Processes
 from channels_layer_redis.receiving import Receiving
 from channels_layer_redis.scripts import ALL
 from channels_layer_redis.sending import Sending
+from channels_layer_redis.servers import problems
 from channels_layer_redis.settling import Settling
 from channels_layer_redis.transport import Command, Reply, Servers, Transport, TransportError, Unanswered
 
@@ -146,8 +147,10 @@ class RedisBackend(LayerBackend):
             self._processes.inbox,
             self._processes.hold,
             self._processes.look_after,
+            self._processes.recover,
         )
         engine.before_call = self._processes.pay_debts
+        self._has_checked = False
         self.is_exchange_atomic = not engine.is_sharded  # type: ignore[misc]  # it depends on the servers
         _backends.add(self)
 
@@ -170,7 +173,9 @@ class RedisBackend(LayerBackend):
             self._engine.run(self._settling.settle(settlements))
         except LayerUnavailable as error:
             logger.error(
-                "%d messages of a receive that was given up could not be put back: %s", len(settlements), error
+                "%d messages of a receive that was given up could not be put back: %s",
+                len(settlements),
+                error,
             )
         self.counters.released = released
 
@@ -383,7 +388,12 @@ class RedisBackend(LayerBackend):
         super().close()
 
     def _check_server(self) -> None:
-        """Refuse a server that is too old, and warn, once, where it will lose what it should keep."""
+        """Refuse a server that is too old; warn, once, where it will lose what it should keep."""
+        if self._has_checked:
+            return
+        self._has_checked = True
+        for problem in problems(self._transport.all_facts, keeps=AT_LEAST_ONCE in self.delivery.values()):
+            logger.warning("%s", problem)
 
 
 def _check_int(option: str, value: Any, least: int) -> None:

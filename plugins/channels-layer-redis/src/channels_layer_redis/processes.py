@@ -144,6 +144,20 @@ class Processes:
         for group, channel in memberships:
             yield from self._groups.add(group, channel)
 
+    def recover(self, process: str, inbox: Inbox) -> Steps[None]:
+        """After an outage: see whether the server still knows the process and its inbox."""
+        inbox.epoch = self._epoch(process)
+        alive, stream = yield [("EXISTS", inbox.process_key), ("XINFO", "STREAM", inbox.key)]
+        mine = self._mine.get(process)
+        if mine is not None and not sure(alive):
+            yield from self._resurrect(process, mine)
+            return
+        newest = b"0-0"
+        if isinstance(stream, list):
+            newest = stream[stream.index(b"last-generated-id") + 1]
+        if inbox.rewind(newest):
+            yield from inbox.pull_all()
+
     def hold(self, process: str, queues: Iterable[Queue]) -> Steps[None]:
         """Note, once, that ``process`` may hold leases on ``queues``: where to look when it ends."""
         mine = self._mine.get(process)

@@ -52,7 +52,8 @@ class Reading:
 
 
 class Receiving:
-    """Receives and exchanges. ``inboxes`` gives a process's inbox; ``look_after`` is done now and then by who waits."""
+    """Receives and exchanges. ``inboxes`` gives a process's inbox, ``hold`` notes who may hold leases, ``look_after``
+    is done now and then by who waits, ``recover`` after an outage."""
 
     def __init__(
         self,
@@ -62,6 +63,7 @@ class Receiving:
         inboxes: Callable[[str], Inbox],
         hold: Callable[[str, Iterable[Queue]], Steps[None]],
         look_after: Callable[[], Steps[None] | None],
+        recover: Callable[[str, Inbox], Steps[None]],
     ) -> None:
         self._engine = engine
         self._sending = sending
@@ -69,6 +71,7 @@ class Receiving:
         self._inboxes = inboxes
         self._hold = hold
         self._look_after = look_after
+        self._recover = recover
         self._readings: dict[tuple[str, ...], Reading] = {}
 
     def reading(self, channels: Sequence[str]) -> Reading:
@@ -361,6 +364,8 @@ class Receiving:
                 yield Pause(min(seconds, _GLANCE / 4))
             return []
         try:
+            if inbox.epoch != engine.transport.epoch_of(inbox.key):
+                yield from self._recover(owner, inbox)
             if not inbox.is_whole:
                 yield from inbox.pull_all()
             deliveries = inbox.hand_out(prefixes, limit)

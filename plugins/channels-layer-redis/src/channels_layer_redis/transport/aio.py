@@ -169,6 +169,20 @@ class _Link(asyncio.Protocol):
         for request in posted:
             request.fail(Unsent(f"Not sent: {reason}"))
 
+    def abandon(self) -> None:
+        """Close the socket of a connection whose loop was closed: asyncio would only complain of it."""
+        outer: Any = self._transport
+        if outer is None:
+            return
+        protocol = getattr(outer, "_ssl_protocol", None)
+        inner = outer if protocol is None else protocol._transport
+        if protocol is not None:
+            outer._closed = True
+        sock = getattr(inner, "_sock", None)  # other loops close what is theirs when they end
+        if sock is not None:
+            inner._sock = None
+            sock.close()
+
     @property
     def socket(self) -> Any:
         return None if self._transport is None else self._transport.get_extra_info("socket")
@@ -561,6 +575,13 @@ class AsyncClient:
             return []
         sockets = [link.socket for node in self._nodes.values() for link in node.links]
         return [sock.fileno() for sock in sockets if sock is not None and sock.fileno() >= 0]
+
+    def abandon(self) -> None:
+        """End all connections of a client whose loop is closed. From any thread."""
+        self.is_closed = True
+        for node in self._nodes.values():
+            for link in tuple(node.links):
+                link.abandon()
 
     def close(self) -> None:
         """End all connections; whoever waits gets :class:`Unsent` or :class:`Unanswered`. In the client's loop only."""

@@ -160,7 +160,8 @@ class Transport:
     def _client_of(self, loop: asyncio.AbstractEventLoop) -> AsyncClient:
         with self._lock:
             self._check_open()
-            self._loops = {known: client for known, client in self._loops.items() if not known.is_closed()}
+            for known in [known for known in self._loops if known.is_closed()]:
+                self._loops.pop(known).abandon()
             client = self._loops[loop] = AsyncClient(self._shared, loop)
         return client
 
@@ -236,8 +237,10 @@ class Transport:
         for loop, looped in loops.items():
             if loop is _running_loop():
                 looped.close()
+            elif loop.is_closed():
+                looped.abandon()
             else:
-                with suppress(RuntimeError):  # the loop is closed, and its connections with it
+                with suppress(RuntimeError):  # it was closed just now
                     loop.call_soon_threadsafe(looped.close)
         if thread is not None:
             thread.close()
