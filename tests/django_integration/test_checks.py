@@ -264,7 +264,7 @@ def test_w008_a_layer_of_channels_1_has_a_successor() -> None:
 
 REDIS_OPTIONS = {
     "hosts": [("localhost", 6379)],
-    "prefix": "site",
+    "prefix": "site:",
     "symmetric_encryption_keys": ["key"],
     "capacity": 5,
     "stats_prefix": "gone",

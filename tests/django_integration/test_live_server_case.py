@@ -17,6 +17,7 @@ from websockets.typing import Origin
 from channels_core import Group, channel_layers
 from channels_django.generic import WebsocketConsumer
 from channels_django.testing import ChannelLiveServerTestCase, ChannelTestCase
+from redis_servers import RedisServer
 from testsite.projects import Project
 
 PATIENCE = 10.0
@@ -92,6 +93,27 @@ class AsynchronousOnly(ChannelLiveServerTestCase):
 class Configured(ChannelLiveServerTestCase):
     def test_the_layer_is_that_of_test_config(self) -> None:
         assert channel_layers["default"].capacity == 33
+
+
+class OverSockets(ChannelLiveServerTestCase):
+    __test__ = False  # run by tests that have a layer for it
+
+    def test_sockets(self) -> None:
+        with connect(f"{self.live_server_ws_url}/plain", proxy=None) as socket:
+            socket.send("one")
+            assert socket.recv(PATIENCE) == "1 groups"
+
+
+@pytest.mark.timeout(120)
+def test_on_a_layer_that_others_share_each_test_has_a_prefix_of_its_own() -> None:
+    with RedisServer() as server:
+        entry = layers(BACKEND="redis", TEST_CONFIG={"hosts": [server.url]})
+        before = server.do("SET", "of-somebody-else", "1")
+        with override_settings(CHANNEL_LAYERS=entry):
+            result = results_of(OverSockets("test_sockets"))
+        assert result.wasSuccessful(), result.errors
+        assert before is not None
+        assert server.do("DBSIZE") == 1
 
 
 def results_of(case: unittest.TestCase) -> unittest.TestResult:

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
+from redis_servers import RedisServer
 from testsite.projects import Running, free_port
 
 ROOT = Path(__file__).resolve().parents[2] / "examples" / "from_channels_1"
@@ -113,13 +115,32 @@ def run(environment: dict[str, str], *arguments: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.fixture(scope="module")
-def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+@contextmanager
+def layer(kind: str) -> Iterator[dict[str, Any]]:
+    """The entry of a layer, whose engine runs."""
+    if kind != "redis":
+        yield {"BACKEND": kind}
+        return
+    with RedisServer() as server:
+        yield {
+            "BACKEND": "asgi_redis.RedisChannelLayer",
+            "CONFIG": {"hosts": [server.url], "prefix": "asgi:"},
+        }
+
+
+@pytest.fixture(scope="module", params=["memory", "redis", "database"])
+def port(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    with layer(request.param) as entry:
+        yield from serve(tmp_path_factory, entry)
+
+
+def serve(tmp_path_factory: pytest.TempPathFactory, entry: dict[str, Any]) -> Iterator[int]:
     folder = tmp_path_factory.mktemp("from-channels-1")
     keep = {
         name: value for name, value in os.environ.items() if not name.startswith(("DJANGO_", "CHANNELS_"))
     }
     environment = keep | {
+        "EXAMPLES_LAYER": json.dumps(entry),
         "EXAMPLES_DATABASE": str(folder / "db.sqlite3"),
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONWARNINGS": "default",

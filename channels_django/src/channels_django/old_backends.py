@@ -5,6 +5,7 @@ Settings written for Channels 1.x keep working; a system check says what to writ
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -65,6 +66,8 @@ def translate(entry: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _options(successor: Successor, options: Mapping[str, Any]) -> dict[str, Any]:
     kept = {name: options[name] for name in options if name in successor.options}
+    if isinstance(kept.get("prefix"), str):  # they often ended in a colon, and now have the letters of names
+        kept["prefix"] = re.sub(r"[^A-Za-z0-9._-]+", "-", kept["prefix"]).strip("-") or "channels"
     for old, new in successor.renamed.items():
         if old in options:
             value = options[old]

@@ -56,9 +56,7 @@ DATABASES = {
 }
 
 # EXAMPLES_LAYER is for the tests: BACKEND and CONFIG of another layer, as JSON.
-CHANNEL_LAYERS = {
-    "default": {
-        **json.loads(os.environ.get("EXAMPLES_LAYER", '{"BACKEND": "memory"}')),
-        "ROUTING": "site1x.routing.channel_routing",
-    },
-}
+layer = json.loads(os.environ.get("EXAMPLES_LAYER", '{"BACKEND": "memory"}'))
+CHANNEL_LAYERS = {"default": {**layer, "ROUTING": "site1x.routing.channel_routing"}}
+if layer["BACKEND"] == "database":
+    INSTALLED_APPS.append("channels_layer_database")  # its tables

@@ -6,7 +6,7 @@ from __future__ import annotations
 import inspect
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -83,14 +83,18 @@ class ChannelLiveServerTestCase(InSurroundings, TransactionTestCase):
         with ExitStack() as stack:
             stack.enter_context(_databases_on_disk(self.databases))
             stack.enter_context(modify_settings(ALLOWED_HOSTS={"append": self.host}))
-            layers = {alias: _live_layer(alias) for alias in self.test_channel_aliases}
+            makers = {alias: _maker(alias) for alias in self.test_channel_aliases}
+            layers = {
+                alias: fresh_layer(alias) if maker is None else maker.make(alias)
+                for alias, maker in makers.items()
+            }
             stack.enter_context(replaced_layers(layers))
             listener = stack.enter_context(bind(self.host, 0, use_ipv6=False))
             self._port = listener.getsockname()[1]
             stack.callback(setattr, self, "_port", None)
             for layer in layers.values():
                 stack.enter_context(self._working(layer))
-            server = make_uvicorn_server(make_interface(http=_in_process_http()))
+            server = make_uvicorn_server(_interface(makers))
             thread = threading.Thread(
                 target=server.run, kwargs={"sockets": [listener]}, name="channels-live-server", daemon=True
             )
@@ -118,6 +122,23 @@ def _make_worker(layer: ChannelLayer, threads: int, is_static_served: bool) -> W
     return make_worker(layer, threads=threads, is_static_served=is_static_served)
 
 
+def _interface(makers: Mapping[str, ChannelLayers | None]) -> Any:
+    """The interface application; on a layer that processes share, with connections of its own, as when deployed."""
+    alias = channel_layers.config.interface.layer
+    own = None if channel_layers[alias].backend.local_only else makers.get(alias)
+    application = make_interface(own, http=_in_process_http())
+
+    async def closing(scope: Any, receive: Any, send: Any) -> None:
+        async def sent(event: Any) -> None:
+            if event["type"] == "lifespan.shutdown.complete" and own is not None:
+                await application.layer.aclose()
+            await send(event)
+
+        await application(scope, receive, sent if scope["type"] == "lifespan" else send)
+
+    return closing
+
+
 def _in_process_http() -> Any:
     if conf.http_mode() != "in-process":
         return None
@@ -126,15 +147,19 @@ def _in_process_http() -> Any:
     return ASGIHandler()
 
 
-def _live_layer(alias: str) -> ChannelLayer:
+def _maker(alias: str) -> ChannelLayers | None:
+    """What makes the layers of ``alias`` from its TEST_CONFIG; ``None`` where it has none."""
     entry = channel_layers.config.layers.get(alias)
     if entry is None or entry.test_config is None:
-        return fresh_layer(alias)
+        return None
     options = dict(entry.test_config)
-    if "prefix" in inspect.signature(channel_layers.plugins.load("layer", entry.backend)).parameters:
+    known = inspect.signature(channel_layers.plugins.load("layer", entry.backend)).parameters
+    if (
+        "prefix" in known and "using" not in known
+    ):  # with "using" it is in the test database, of this process alone
         options["prefix"] = f"{options.get('prefix', 'test')}-{new_id()}"
     config = replace(channel_layers.config, layers={alias: replace(entry, config=options)})
-    return ChannelLayers(config, channel_layers.plugins).make(alias)
+    return ChannelLayers(config, channel_layers.plugins)
 
 
 @contextmanager
