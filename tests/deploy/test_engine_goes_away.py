@@ -20,7 +20,8 @@ def time_to_return(crowd: Crowd, fleet: Fleet) -> float:
     answer = crowd.ask(
         "wait_for_answers", workers=len(fleet.workers), urls=len(fleet.interfaces), patience=4 * BACK_WITHIN
     )
-    assert (answer["workers"], answer["urls"]) == (len(fleet.workers), len(fleet.interfaces)), answer
+    expected = len(fleet.workers), len(fleet.interfaces)
+    assert (answer["workers"], answer["urls"]) == expected, f"{answer}\n{fleet.report()}"
     took: float = answer["took"]
     return took
 

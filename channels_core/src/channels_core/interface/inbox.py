@@ -34,6 +34,8 @@ logger = logging.getLogger("channels.interface")
 _BATCH: Final = 256
 _SWEEP: Final = 0.5
 _LAST_WORDS: Final = 2.0
+_RENEW_AGAIN: Final = 0.3
+"""Seconds after which a renewal is tried again that the layer did not answer: outages add up while a lease runs."""
 _MEANWHILE: Final = "Sockets stay open, their frames wait, and requests are answered 503 until it is back."
 
 
@@ -316,12 +318,15 @@ class Inbox:
         while True:
             await self._open()
             busy, wall = thread_time(), self.loop.time()
+            pause = interval
             while True:
-                await asyncio.sleep(interval)
+                await asyncio.sleep(pause)
                 load = (thread_time() - busy) / max(self.loop.time() - wall, 1e-3)
                 busy, wall = thread_time(), self.loop.time()
-                if not await self._renew(min(1.0, load)):
+                is_alive = await self._renew(min(1.0, load))
+                if is_alive is False:
                     break
+                pause = interval if is_alive else min(interval, _RENEW_AGAIN)
                 await self.workers.look()
             self._lose()
 
@@ -343,7 +348,8 @@ class Inbox:
         self._pump_task = self.loop.create_task(self._pump(prefixes, process))
         self._opened.set()
 
-    async def _renew(self, load: float) -> bool:
+    async def _renew(self, load: float) -> bool | None:
+        """Whether the lease runs; ``None`` where the layer does not say."""
         assert self.process is not None
         try:
             is_alive = await self.backend.arenew_process(
@@ -351,7 +357,7 @@ class Inbox:
             )
         except Exception as error:  # noqa: BLE001 - a backend's failure, whatever it is, is an outage to us
             self.outage.begin(error)
-            return True
+            return None
         self.outage.end()
         return is_alive
 

@@ -32,7 +32,7 @@ _WAIT = 5.0
 _LARGEST_BATCH = 256
 _QUICK = 0.0005
 """Handlers quicker than this may share a round trip to the engine with the next one."""
-_LONGEST_PAUSE = 5.0
+_LONGEST_PAUSE = 2.0
 _LAST_CALL = 2.0
 """How long a stopping worker waits for an engine that does not answer its wake-up, seconds."""
 

@@ -34,6 +34,8 @@ __all__ = ["Worker", "apply_channel_filters", "run_until_signalled"]
 logger = logging.getLogger("channels.worker")
 
 _WATCHDOG_TICK = 0.05
+_RENEW_AGAIN = 0.3
+"""Seconds after which a renewal is tried again that the layer did not answer: outages add up while a lease runs."""
 
 
 class Worker:
@@ -203,7 +205,7 @@ class Worker:
                         self._end_by_itself()
                 now = monotonic()
                 if now >= leases_due:
-                    leases_due = now + backend.lease / 3
+                    leases_due = now + min(_RENEW_AGAIN, backend.lease / 3)
                     leased = [delivery for reader in self._readers for delivery in reader.leased()]
                     leased += self._outbox.leased()
                     if leased:
