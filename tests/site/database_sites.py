@@ -9,7 +9,7 @@ from mariadb_server import running_server as running_mariadb
 from postgres_server import PostgresServer, shared_server
 from testsite.fixtures import set_up_django
 
-__all__ = ["aliased", "on_mariadb", "on_postgres"]
+__all__ = ["ElsewhereRouter", "aliased", "on_mariadb", "on_postgres"]
 
 
 @contextmanager
@@ -24,9 +24,8 @@ def aliased(alias: str, entry: dict[str, Any]) -> Iterator[None]:
     try:
         yield
     finally:
-        if hasattr(connections._connections, alias):
-            connections[alias].close()
-            del connections[alias]
+        connections[alias].close()
+        del connections[alias]
         del connections.settings[alias]
 
 
@@ -55,3 +54,15 @@ def on_mariadb(database: str, *, alias: str = "channels_mysql") -> Iterator[Mari
     server = running_mariadb()
     with aliased(alias, server.new_database(database)):
         yield server
+
+
+class ElsewhereRouter:
+    """A database router that sends every model to the default database."""
+
+    def db_for_read(self, model: object, **hints: object) -> str:
+        return "default"
+
+    db_for_write = db_for_read
+
+    def allow_migrate(self, db: str, app_label: str, **hints: object) -> bool:
+        return db == "default"

@@ -1,4 +1,4 @@
-"""Every statement of the PostgreSQL engine goes by an index and sorts nothing that grows, whatever the statistics say."""
+"""Every statement of the PostgreSQL engine goes by an index and sorts no backlog, whatever the statistics say."""
 
 import json
 import uuid
@@ -14,8 +14,8 @@ from database_sites import on_postgres
 
 STATEMENTS = statements_for("channels_")
 HOT = {
-    "send": "SEND", "send_and_ack": "SEND", "send_group": "SEND", "take": "TAKE", "lease": "TAKE", "ack": "ACK", "renew": "ACK",
-    "release": "ACK", "requeue": "ACK", "bury": "ACK", "purge": "PURGE", "close_process": "PROCESS",
+    "send": "SEND", "send_and_ack": "SEND", "send_group": "SEND", "take": "TAKE", "lease": "TAKE", "ack": "ACK",
+    "renew": "ACK", "release": "ACK", "requeue": "ACK", "bury": "ACK", "purge": "PURGE", "close_process": "PROCESS",
     "renew_process": "PROCESS", "add_member": "GROUP", "discard_member": "GROUP", "close_channel": "GROUP",
     "group_channels": "GROUP", "members_of": "GROUP", "lapsed": "PROCESS", "forget": "CLEAN",
 }  # fmt: skip  # a table

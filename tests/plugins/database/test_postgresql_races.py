@@ -182,7 +182,10 @@ def test_a_lost_notification_costs_a_bounded_delay(database: Database) -> None:
 
 def _wait_for_listener(database: Database) -> None:
     deadline = time.monotonic() + 20
-    asked = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%%FOR UPDATE OF m SKIP LOCKED%%' AND state = 'idle' AND datname = %s"
+    asked = (
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE query LIKE '%%FOR UPDATE OF m SKIP LOCKED%%' AND state = 'idle' AND datname = %s"
+    )
     with database.connect() as other:
         other.autocommit = True
         while not other.execute(asked, (database.name,)).fetchall()[0][0]:

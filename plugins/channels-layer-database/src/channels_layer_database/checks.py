@@ -11,7 +11,9 @@ from django.core.checks import Warning as CheckWarning
 
 __all__ = ["check_tables", "layers_on"]
 
-_NAMES = frozenset({"database", "channels_layer_database.DatabaseLayer", "channels_layer_database.layer.DatabaseLayer"})
+_NAMES = frozenset(
+    {"database", "channels_layer_database.DatabaseLayer", "channels_layer_database.layer.DatabaseLayer"}
+)
 
 
 def layers_on(using: str) -> Iterator[tuple[str, str]]:

@@ -32,11 +32,10 @@ def new_wrapper(using: str) -> BaseDatabaseWrapper:
     """
     from django.core.exceptions import ImproperlyConfigured
     from django.db import connections
-    from django.utils.connection import ConnectionDoesNotExist
 
     try:
         wrapper: BaseDatabaseWrapper = connections.create_connection(using)
-    except ConnectionDoesNotExist as error:
+    except KeyError as error:
         known = ", ".join(sorted(connections.settings)) or "none"
         raise InvalidChannelLayerError(
             f"Option using is {using!r}, which DATABASES does not have. It has: {known}."

@@ -8,14 +8,18 @@ from channels_layer_database.tables import create_tables, drop_tables
 
 
 def create(apps: Any, schema_editor: Any) -> None:
+    """Make the tables on the database that is migrated."""
     create_tables(schema_editor.connection.alias)
 
 
 def drop(apps: Any, schema_editor: Any) -> None:
+    """Remove them."""
     drop_tables(schema_editor.connection.alias)
 
 
 class Migration(migrations.Migration):
+    """The tables by SQL of each vendor; the models, which nobody manages, for the state."""
+
     initial = True
     dependencies = []  # noqa: RUF012 - Django's way of writing migrations
     operations = [  # noqa: RUF012 - as above

@@ -296,7 +296,6 @@ class PostgreSQLLayer(DatabaseLayer):
 
     def settle_calls(self, settlements: Sequence[Settlement], *, is_counted: bool = True) -> list[Call]:
         """The statements that do it. Marks the tokens of unleased deliveries as spent."""
-        statements = self.statements
         acks: list[Delivery] = []
         released: list[tuple[Delivery, bool]] = []
         requeued: list[tuple[Delivery, bytes]] = []
@@ -305,21 +304,9 @@ class PostgreSQLLayer(DatabaseLayer):
         counters = self.counters
         for settlement in settlements:
             delivery, verdict = settlement.delivery, settlement.verdict
-            token = delivery.token
             if not delivery.is_leased:
-                if verdict in {Verdict.DONE, Verdict.DEAD} or not isinstance(token, Taken) or token.is_spent:
-                    continue
-                token.is_spent = True
-                if verdict is Verdict.RELEASE:
-                    counters.released += is_counted
-                    back.append((delivery, None))
-                else:
-                    counters.requeued += 1
-                    content = settlement.content
-                    body = (
-                        (token.row[12] or b"") if content is None else self._body_of(token.row[12], content)
-                    )
-                    back.append((delivery, body))
+                if self._is_put_back(settlement, is_counted=is_counted):
+                    back.append((delivery, self._requeued_body(settlement)))
             elif verdict is Verdict.DONE:
                 acks.append(delivery)
             elif verdict is Verdict.RELEASE:
@@ -334,14 +321,25 @@ class PostgreSQLLayer(DatabaseLayer):
                 requeued.append((delivery, pack(content, delivery.headers)))
             else:
                 dead.append((delivery, settlement.reason))
-        calls: list[Call] = []
         if released or requeued or back:
             for hub in list(self._hubs.values()):
                 hub.lows.clear()  # what comes to the front is to be counted
+        counters.dead += len(dead)
+        return self._settling(acks, dead, requeued, released, back)
+
+    def _settling(
+        self,
+        acks: Sequence[Delivery],
+        dead: Sequence[tuple[Delivery, str]],
+        requeued: Sequence[tuple[Delivery, bytes]],
+        released: Sequence[tuple[Delivery, bool]],
+        back: Sequence[tuple[Delivery, bytes | None]],
+    ) -> list[Call]:
+        statements = self.statements
+        calls: list[Call] = []
         if acks:
             calls.append((statements.ack, _tokens(acks)))
         if dead:
-            counters.dead += len(dead)
             reasons = texts([reason.replace("\x00", "\ufffd") for _, reason in dead])
             calls.append(
                 (statements.bury, (*_tokens([one for one, _ in dead]), reasons, ints([None] * len(dead))))
@@ -356,9 +354,25 @@ class PostgreSQLLayer(DatabaseLayer):
             calls.append(self._put_back(back))
         return calls
 
+    def _is_put_back(self, settlement: Settlement, *, is_counted: bool) -> bool:
+        """Whether an unleased delivery goes back to its channel, for the first time."""
+        token, verdict = settlement.delivery.token, settlement.verdict
+        if verdict in {Verdict.DONE, Verdict.DEAD} or not isinstance(token, Taken) or token.is_spent:
+            return False
+        token.is_spent = True
+        if verdict is Verdict.RELEASE:
+            self.counters.released += is_counted
+        else:
+            self.counters.requeued += 1
+        return True
+
     @staticmethod
-    def _body_of(old: bytes | None, content: dict[str, Any]) -> bytes:
-        return pack(content, unpack(old or b"")[1])
+    def _requeued_body(settlement: Settlement) -> bytes | None:
+        """What goes to the back of the channel; ``None`` for what goes to the front as it was."""
+        if settlement.verdict is Verdict.RELEASE:
+            return None
+        old: bytes = settlement.delivery.token.row[12] or b""
+        return old if settlement.content is None else pack(settlement.content, unpack(old)[1])
 
     def _put_back(self, back: Sequence[tuple[Delivery, bytes | None]]) -> Call:
         rows = [delivery.token.row for delivery, _ in back]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from time import monotonic
 from types import MappingProxyType
 from typing import Any, Final, Protocol
 
@@ -29,13 +30,15 @@ __all__ = ["ENDLESS", "LOWEST", "Batch", "Outgoing", "Rooms", "Unit", "is_ack", 
 
 SENT, FULL, GONE, TOO_LARGE = Outcome.SENT, Outcome.FULL, Outcome.GONE, Outcome.TOO_LARGE
 ENDLESS: Final = 2**62
+_LARGE: Final = 1000
+_UNCOUNTED: Final = 500
 LOWEST: Final = -(2**63)
 
 
 class Unit:
     """Where messages are counted together: a channel, a process' inbox, or a prefix with a capacity of its own."""
 
-    __slots__ = ("bytes", "cap", "key", "prefix", "process", "room")
+    __slots__ = ("_bytes_left", "_left", "_until", "bytes", "cap", "key", "prefix", "process", "room")
 
     def __init__(
         self, key: str, prefix: str | None, room: int, cap: int, bytes_: int, process: str | None
@@ -46,6 +49,26 @@ class Unit:
         self.cap = cap
         self.bytes = bytes_
         self.process = process
+        self._left = 0
+        self._bytes_left = 0
+        self._until = 0.0
+
+    def spend(self, count: int, size: int) -> bool:
+        """Whether so much may be sent without counting what waits: a large room that was found far from full a moment
+        ago. Small rooms are always counted."""
+        if self._left < count or self._bytes_left < size or monotonic() > self._until:
+            self._left = 0
+            return False
+        self._left -= count
+        self._bytes_left -= size
+        return True
+
+    def counted(self, depth: int, used: int) -> None:
+        """So much waited when it was counted."""
+        if self.cap > _LARGE:
+            self._left = min((self.cap - depth) // 16, _UNCOUNTED)
+            self._bytes_left = (self.bytes - used) // 16
+            self._until = monotonic() + 0.25
 
 
 class Rooms(Protocol):
@@ -213,6 +236,12 @@ class Batch:
             boolean(is_strict),
             texts(prefixes),
             bigints([self._lows.get(unit.key, LOWEST) for unit in units]),
+            ints(
+                [
+                    0 if unit.spend(ranks[place], before[place]) else unit.cap
+                    for place, unit in enumerate(units)
+                ]
+            ),
         ]
         if not acks:
             return self._statements.send, parameters
@@ -242,6 +271,9 @@ class Batch:
     def _take_sends(self, placed: _Placed, rows: Sequence[Row]) -> None:
         depths = [(number(row[0]), number(row[1]), row[3] == b"\x01") for row in rows]
         for unit, row in zip(placed.units, rows, strict=True):
+            if row[7] != b"\x01":
+                continue
+            unit.counted(number(row[0]), number(row[1]))
             if row[6] is not None and unit.room == 1:
                 self.found_lows[unit.key] = number(row[6])
         is_full = [False] * len(depths)

@@ -33,17 +33,17 @@ _DEPTH = f"""
         FROM {{p}}msg m
         WHERE m.key = u.key AND m.id >= u.low AND m.room = u.room
           AND (u.room = 1 OR m.prefix IS NOT DISTINCT FROM u.prefix) AND {_WAITING}
-        LIMIT u.cap
+        LIMIT u.most
     ) w"""
 
 _WAKE = "pg_notify('{p}' || md5(k.key), k.low::text)"
 
 _SEND = (
     f"""WITH units AS MATERIALIZED (
-    SELECT u.n, u.key, u.prefix, u.room, u.cap, u.bytes, d.depth, d.used, d.stale, d.low,
+    SELECT u.n, u.key, u.prefix, u.room, u.cap, u.bytes, u.most, d.depth, d.used, d.stale, d.low,
            u.proc IS NULL OR EXISTS (SELECT FROM {{p}}proc p WHERE p.id = u.proc AND p.lease > {_NOW}) AS alive
-    FROM unnest($1::text[], $2::text[], $3::smallint[], $4::int[], $5::bigint[], $6::text[], $17::bigint[])
-         WITH ORDINALITY AS u(key, prefix, room, cap, bytes, proc, low, n),
+    FROM unnest($1::text[], $2::text[], $3::smallint[], $4::int[], $5::bigint[], $6::text[], $17::bigint[],
+                $18::int[]) WITH ORDINALITY AS u(key, prefix, room, cap, bytes, proc, low, most, n),
          LATERAL ({_DEPTH}) d
 ), items AS MATERIALIZED (
     SELECT i.n, i.dest, i.size, i.body, i.prefix, u.key, u.room, u.alive, i.turn,
@@ -59,16 +59,16 @@ _SEND = (
     RETURNING key, id
 )""",
     f""", acked AS (
-    DELETE FROM {{p}}msg m USING unnest($18::text[], $19::bigint[], $20::int[], $21::int[]) AS a(key, id, taken, turn)
+    DELETE FROM {{p}}msg m USING unnest($19::text[], $20::bigint[], $21::int[], $22::int[]) AS a(key, id, taken, turn)
     WHERE m.key = a.key AND m.id = a.id AND m.taken = a.taken AND m.lease > {_NOW}
-      AND m.key = ANY($18::text[]) AND m.id = ANY($19::bigint[])
+      AND m.key = ANY($19::text[]) AND m.id = ANY($20::bigint[])
       AND NOT EXISTS (SELECT FROM items i WHERE i.turn = a.turn AND i.alive AND NOT i.fits)
 )""",
     f"""
 SELECT u.depth::int, u.used, u.stale, u.alive, woken.n,
        CASE WHEN $15::boolean AND EXISTS (SELECT FROM items i WHERE i.alive AND NOT i.fits)
             THEN 1 / (u.room * 0) END,
-       coalesce(u.low, (SELECT min(s.id) FROM sent s WHERE s.key = u.key))
+       coalesce(u.low, (SELECT min(s.id) FROM sent s WHERE s.key = u.key)), u.most > 0
 FROM units u, (
     SELECT count({_WAKE}) AS n FROM (SELECT key, min(id) AS low FROM sent GROUP BY key) k
 ) woken
