@@ -85,8 +85,8 @@ def test_a_layer_without_tables_is_warned_of(entry: dict[str, Any]) -> None:
     assert (
         re.sub(r"\s+", " ", output).count(
             "(channels.W040) The channel layer 'default' keeps its messages in the database 'default', which"
-            " has no table 'channels_msg'. HINT: Run 'manage.py migrate channels_layer_database --database default'; if a"
-            " database router decides, let it allow this app there."
+            " has no table 'channels_msg'. HINT: Run 'manage.py migrate channels_layer_database --database"
+            " default'; if a database router decides, let it allow this app there."
         )
         == 1
     )
