@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ENGINES", "Engine", "Server"]
 
+OF_PROCESSES = {"channels_proc", "channels_closed"}
+"""Tables that are about living processes: which there are, and which of their channels have ended of late."""
+
 PATIENCE = 30.0
 DATABASE = "deployed"
 
@@ -146,7 +149,8 @@ def postgres_engine(folder: Path) -> Iterator[Engine]:
             return {
                 name: count
                 for (name,) in tables
-                if (count := postgres.execute(f'SELECT count(*) FROM "{name}"', DATABASE)[0][0])
+                if name not in OF_PROCESSES
+                and (count := postgres.execute(f'SELECT count(*) FROM "{name}"', DATABASE)[0][0])
             }
 
         yield Engine(
@@ -199,7 +203,8 @@ def mariadb_engine(folder: Path) -> Iterator[Engine]:
             return {
                 str(name): int(str(count))
                 for (name,) in tables
-                if (count := mariadb.execute(f"SELECT count(*) FROM {name}", DATABASE)[0][0])
+                if name not in OF_PROCESSES
+                and (count := mariadb.execute(f"SELECT count(*) FROM {name}", DATABASE)[0][0])
             }
 
         yield Engine(
@@ -228,7 +233,8 @@ def sqlite_engine(folder: Path) -> Iterator[Engine]:
             return {
                 name: count
                 for (name,) in tables.fetchall()
-                if (count := connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0])
+                if name not in OF_PROCESSES
+                and (count := connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0])
             }
 
     yield Engine(

@@ -186,6 +186,8 @@ class Inbox:
             members.locals[local] = None
         else:
             members.locals.pop(local, None)
+            if not members.locals and not self._engine.is_sharded:  # no change can come late there
+                del self._members[group, prefix]
 
     def _pull(self, group: str, prefix: str, members: _Members) -> Steps[None]:
         """A change went missing: read anew what is true."""

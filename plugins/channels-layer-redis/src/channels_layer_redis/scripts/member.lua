@@ -4,6 +4,8 @@
 -- process keeps a copy, which control entries in its inbox feed. On one server both sides are changed at once (parts
 -- "GP"); in a cluster the group's side ("G") comes first and says what the process's side ("P") has to carry.
 -- Every change has a version, a time in microseconds, and names the one before it, so that the process sees a gap.
+-- With a prefix's last member its version goes: at once where changes reach the process in their order, else a minute
+-- later.
 -- KEYS: p e x i (if P), r m v (if G). ARGV: verb + or -, parts, owned prefix, local, group, own capacity or '',
 -- before, version. Returns 0 where nothing changed or the channel has ended, else before and version.
 local call = redis.call
@@ -31,8 +33,12 @@ if r then
   if changed == 0 then return 0 end
   before = call('HGET', v, owned) or '0'
   version = string.format('%.0f', math.max(time[1] * 1000000 + time[2], before + 1))
-  call('HSET', v, owned, version)
-  call('PEXPIRE', v, 604800000)
+  if p and call('EXISTS', m) == 0 then
+    call('HDEL', v, owned)
+  else
+    call('HSET', v, owned, version)
+    call('PEXPIRE', v, call('EXISTS', r) == 1 and 604800000 or 60000)
+  end
 end
 if is_alive then
   if verb == '+' then
