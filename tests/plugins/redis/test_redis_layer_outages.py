@@ -1,7 +1,7 @@
 """The server dies, forgets, breaks connections off: what it kept is not lost, what it forgot is told to it anew."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -37,9 +37,9 @@ async def read_on(backend: RedisBackend, prefix: str, process: str, into: list[D
             await asyncio.sleep(0.02)
 
 
-async def until(condition: object, seconds: float = 20.0) -> None:
+async def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
     async with asyncio.timeout(seconds):
-        while not condition():  # type: ignore[operator]
+        while not condition():
             await asyncio.sleep(0.01)
 
 
