@@ -1,16 +1,20 @@
 """Yesterday's processes and messages beside today's: a deploy never has everything new at once."""
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from deployment.engines import Engine
+from deployment.engines import ENGINES, Engine
 from deployment.fleet import Fleet
 from deployment.history import NoHistory, unpack_previous_code
 from deployment.scales import QUICK
 from deployment.tables import assert_account, table
+from redis_servers import RedisServer
+
+RECORDINGS = Path(__file__).parent / "recordings"
 
 
 @pytest.fixture
@@ -62,3 +66,30 @@ def test_yesterdays_processes_work_with_todays(
         assert members == QUICK.clients
         assert_account(account, sent=QUICK.clients)
         fleet.assert_healthy()
+
+
+def test_todays_worker_answers_messages_as_the_first_version_wrote_them(tmp_path: Path) -> None:
+    """Byte for byte, but for the process id of who waits for the answers."""
+    recording = json.loads((RECORDINGS / "redis-1.json").read_text())
+    with ENGINES["redis"](tmp_path) as engine, Fleet(engine, tmp_path) as fleet:
+        server = engine.server
+        assert isinstance(server, RedisServer)
+        fleet.start(interfaces=0, workers=1)
+        process = fleet.probe.ask("pose")
+        for channel, message in recording["messages"].items():
+            body = bytes.fromhex(message).replace(recording["process"].encode(), process.encode())
+            server.do("XADD", recording["key"] + channel, "*", "m", body)
+        answers = {
+            local: (content, credit)
+            for local, content, credit in fleet.probe.ask("answers", process=process, count=3, patience=20)
+        }
+        fleet.assert_healthy()
+        [worker] = fleet.workers
+        request, connect, receive = (
+            recording["locals"][name] for name in ("http.request", "websocket.connect", "websocket.receive")
+        )
+        assert answers[request][0]["status"] == "200"
+        assert answers[request][0]["content"] == str(f"hello from {worker.pid}".encode())
+        assert answers[connect] == ({"accept": "True"}, connect)
+        assert answers[receive] == ({"text": f"echo 1 {worker.pid}"}, receive)
+        assert fleet.probe.members() == 1

@@ -5,6 +5,7 @@ Reads one JSON command a line and answers each with one JSON line; :class:`deplo
 
 import json
 import sys
+import time
 from typing import Any
 
 from django.db import connection
@@ -64,9 +65,28 @@ def numbers(table: str) -> list[int]:
         return [number for (number,) in cursor.fetchall()]
 
 
+def pose() -> str:
+    """Takes a lease as an interface server; returns its process id."""
+    return channel_layers["default"].backend.open_process("interface")
+
+
+def answers(process: str, count: int, patience: float) -> list[list[Any]]:
+    """So many messages to the connections of ``process``: local part, content, and the credit that came with it."""
+    prefixes = [f"http.response.{process}!", f"websocket.send.{process}!"]
+    found: list[list[Any]] = []
+    end = time.monotonic() + patience
+    while len(found) < count and time.monotonic() < end:
+        for one in channel_layers["default"].backend.receive_batch(
+            prefixes, limit=9, timeout=0.2, process=process
+        ):
+            content = {key: str(value) for key, value in one.content.items()}
+            found += [[local, content, one.headers.get("c-credited")] for local in one.locals]
+    return found
+
+
 COMMANDS = {
     function.__name__: function
-    for function in (group_count, groups, processes, fill, broadcast, waiting, numbers)
+    for function in (group_count, groups, processes, fill, broadcast, waiting, numbers, pose, answers)
 }
 
 
