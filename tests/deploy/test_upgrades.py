@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deployment.engines import ENGINES, Engine
+from deployment.engines import DATABASE, Engine, Postgres
 from deployment.fleet import Fleet
 from deployment.history import NoHistory, unpack_previous_code
 from deployment.scales import QUICK
@@ -68,21 +68,35 @@ def test_yesterdays_processes_work_with_todays(
         fleet.assert_healthy()
 
 
-def test_todays_worker_answers_messages_as_the_first_version_wrote_them(tmp_path: Path) -> None:
+def write_raw(engine: Engine, channel: str, body: bytes) -> None:
+    """Put a message into the engine as the first version's interface server did, without any code of today's."""
+    if isinstance(engine.server, RedisServer):
+        engine.server.do("XADD", f"channels:c:{{q0}}{channel}", "*", "m", body)
+    else:
+        assert isinstance(engine.server, Postgres)
+        engine.server.postgres.execute(
+            "INSERT INTO channels_msg (key, room, size, attempt, taken, since, expires, body) VALUES"
+            f" ('{channel}', 1, 400, 1, 0, now(), now() + interval '60 seconds', '\\x{body.hex()}')",
+            DATABASE,
+        )
+
+
+def test_todays_worker_answers_messages_as_the_first_version_wrote_them(
+    engine: Engine, tmp_path: Path
+) -> None:
     """Byte for byte, but for the process id of who waits for the answers."""
-    recording = json.loads((RECORDINGS / "redis-1.json").read_text())
-    with ENGINES["redis"](tmp_path) as engine, Fleet(engine, tmp_path) as fleet:
-        server = engine.server
-        assert isinstance(server, RedisServer)
+    recording = json.loads((RECORDINGS / f"{engine.name}-1.json").read_text())
+    with Fleet(engine, tmp_path) as fleet:
         fleet.start(interfaces=0, workers=1)
         process = fleet.probe.ask("pose")
         for channel, message in recording["messages"].items():
-            body = bytes.fromhex(message).replace(recording["process"].encode(), process.encode())
-            server.do("XADD", recording["key"] + channel, "*", "m", body)
-        answers = {
-            local: (content, credit)
-            for local, content, credit in fleet.probe.ask("answers", process=process, count=3, patience=20)
-        }
+            write_raw(
+                engine,
+                channel,
+                bytes.fromhex(message).replace(recording["process"].encode(), process.encode()),
+            )
+        found = fleet.probe.ask("answers", process=process, count=3, patience=20)
+        answers = {local: (content, credit) for local, content, credit in found}
         fleet.assert_healthy()
         [worker] = fleet.workers
         request, connect, receive = (

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mariadb_server import MariaDB
     from postgres_server import PostgresServer
 
-__all__ = ["ENGINES", "Engine", "Server"]
+__all__ = ["DATABASE", "ENGINES", "Engine", "Postgres", "Server"]
 
 OF_PROCESSES = {"channels_proc", "channels_closed"}
 """Tables that are about living processes: which there are, and which of their channels have ended of late."""
