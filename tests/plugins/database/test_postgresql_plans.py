@@ -67,6 +67,7 @@ def test_a_statement_scans_no_table_and_sorts_no_backlog(connection: Connection[
     finally:
         connection.execute("DEALLOCATE plan")
     found = found if isinstance(found, list) else json.loads(found)
+    assert "JIT" not in found[0], "the statement would be compiled at each execution"
     every = list(nodes(found[0]["Plan"]))
     scans = [
         (node["Node Type"], node["Relation Name"])
@@ -102,3 +103,10 @@ def test_every_statement_can_be_prepared(connection: Connection[Any]) -> None:
     [[prepared]] = connection.execute("SELECT count(*) FROM pg_prepared_statements").fetchall()
     assert prepared >= len(every)
     connection.execute("DEALLOCATE ALL")
+
+
+def test_a_pinned_session_compiles_no_statement(connection: Connection[Any]) -> None:
+    """With JIT, what the pins make look dear would be compiled for seconds: only some servers have it, so it is asked."""
+    connection.execute("SET jit_above_cost = 0")
+    [[setting]] = connection.execute("SHOW jit").fetchall()
+    assert setting == "off"

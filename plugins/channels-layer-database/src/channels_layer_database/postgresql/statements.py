@@ -19,8 +19,13 @@ PINS = {
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
     "plan_cache_mode": "force_generic_plan",
+    "jit": "off",
 }
-"""What keeps the planner to the index, whatever the statistics of a table say that was full or empty a moment ago."""
+"""What keeps the planner to the index, whatever the statistics of a table say that was full or empty a moment ago.
+
+What is switched off counts as very dear, and dear statements are what servers with JIT compile at each execution: for
+seconds, where the statement takes microseconds. So that is off too.
+"""
 
 _NOW = "statement_timestamp()"
 _WAITING = f"(m.lease IS NULL OR m.lease <= {_NOW})"
