@@ -106,7 +106,7 @@ def test_every_statement_can_be_prepared(connection: Connection[Any]) -> None:
 
 
 def test_a_pinned_session_compiles_no_statement(connection: Connection[Any]) -> None:
-    """With JIT, what the pins make look dear would be compiled for seconds: only some servers have it, so it is asked."""
+    """With JIT, what the pins make look dear would be compiled for seconds. Only some servers have it."""
     connection.execute("SET jit_above_cost = 0")
     [[setting]] = connection.execute("SHOW jit").fetchall()
     assert setting == "off"
