@@ -43,6 +43,7 @@ def test_it_is_chosen_by_its_name() -> None:
             {"dead_letter_limit": "9"},
             "Option dead_letter_limit of the Redis layer is '9': it must be an integer of at least 1.",
         ),
+        ({"deduplicate": 1}, "Option deduplicate of the Redis layer is 1: it is True or False."),
         (
             {"compress_above": 0},
             "Option compress_above of the Redis layer is 0: it must be an integer of at least 1.",

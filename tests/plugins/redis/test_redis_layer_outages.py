@@ -10,7 +10,7 @@ import pytest
 from channels_core.exceptions import LayerUnavailable
 from channels_core.layers import Delivery, Outcome, Send
 from channels_layer_redis import RedisBackend
-from redis_servers import RedisServer
+from redis_servers import RedisCluster, RedisServer
 
 
 @pytest.fixture
@@ -129,3 +129,42 @@ async def test_without_a_server_nothing_is_sent_and_it_is_said_so() -> None:
     with pytest.raises(LayerUnavailable):
         await backend.areceive_batch(["a"], timeout=0)
     await backend.aclose()
+
+
+@pytest.mark.parametrize("deduplicate", [True, False])
+async def test_a_server_that_stands_still_gets_each_send_once_where_calls_are_deduplicated(
+    server: RedisServer, deduplicate: bool
+) -> None:
+    async with opened(server, deduplicate=deduplicate, answer_timeout=0.4, capacity=1000) as backend:
+        await backend.asend_one(Send("a", {"n": -1}, {}, 9))
+        server.pause()
+        sending = [asyncio.create_task(backend.asend_one(Send("a", {"n": n}, {}, 9))) for n in range(20)]
+        await asyncio.sleep(1.5)
+        server.resume()
+        outcomes = set(await asyncio.gather(*sending))
+        assert outcomes == {Outcome.SENT if deduplicate else Outcome.UNCERTAIN}
+        received = await backend.areceive_batch(["a"], limit=100, timeout=5)
+        assert [one.content["n"] for one in received] == list(range(-1, 20))
+
+
+async def test_in_a_cluster_too_each_send_arrives_once_where_calls_are_deduplicated() -> None:
+    with RedisCluster() as cluster:
+        backend = RedisBackend(cluster=cluster.hosts, deduplicate=True, answer_timeout=0.4, channel_tags=8)
+        try:
+            names = [f"a.{number}" for number in range(16)]
+            await backend.asend_batch([Send(name, {"n": 0}, {}, 9) for name in names])
+            cluster.masters[1].pause()
+            sending = asyncio.create_task(
+                backend.asend_batch([Send(name, {"n": 1}, {}, 9) for name in names])
+            )
+            await asyncio.sleep(1.2)
+            cluster.masters[1].resume()
+            assert await sending == [Outcome.SENT] * len(names)
+            received = [
+                one for name in names for one in await backend.areceive_batch([name], limit=9, timeout=0)
+            ]
+            assert sorted((one.channel, one.content["n"]) for one in received) == sorted(
+                (name, number) for name in names for number in (0, 1)
+            )
+        finally:
+            await backend.aclose()

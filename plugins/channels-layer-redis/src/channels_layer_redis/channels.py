@@ -18,6 +18,8 @@ __all__ = ["Address", "Channels", "Inlet", "Lease", "Plan", "Queue", "Taken", "s
 _REMEMBERED: Final = 8192
 _LONG: Final = 86_400_000
 _GRACE: Final = 60_000
+HEAD: Final = 5
+"""How many arguments of the script come before the steps."""
 
 
 class Queue:
@@ -176,7 +178,7 @@ class Channels:
 class Plan:
     """Steps for one call of the script; afterwards ``codes`` holds the character that each one left."""
 
-    __slots__ = ("_index", "args", "codes", "count", "keys", "queues")
+    __slots__ = ("_index", "args", "codes", "count", "is_numbered", "keys", "queues")
 
     def __init__(self, head: Command) -> None:
         self.keys: list[str] = []
@@ -184,6 +186,7 @@ class Plan:
         self.args: list[str | bytes | int | float] = list(head)
         self.count = 0
         self.codes = b""
+        self.is_numbered = False
         self.queues: dict[int, Queue] = {}
 
     def __bool__(self) -> bool:
@@ -202,6 +205,13 @@ class Plan:
         self.args += args
         self.count += 1
         return self.count - 1
+
+    def number(self, keys: Keys, sender: str, number: int) -> None:
+        """Make it a call that may be repeated: the ``number``-th of ``sender``."""
+        tag = self.keys[0].partition("{")[2].partition("}")[0]
+        index = self.key(keys.of_sender(tag, sender))
+        self.args[HEAD:HEAD] = ["U", index, number]
+        self.is_numbered = True
 
     def of_queue(self, queue: Queue) -> int:
         """The index of a queue's key, by which its deliveries are named too."""

@@ -13,17 +13,26 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, Final, TypeVar
 
 from channels_core.exceptions import BlockingCallError, LayerUnavailable, SendUncertain
 from channels_core.layer_views import in_running_loop
 from channels_core.layers import LayerBackend
-from channels_core.names import redact
+from channels_core.names import new_id, redact
 from channels_layer_redis.channels import Channels, Plan, Queue
 from channels_layer_redis.encryption import Unreadable
 from channels_layer_redis.envelope import Envelope
 from channels_layer_redis.keys import Keys
-from channels_layer_redis.transport import Command, Reply, SyncClient, Transport, TransportError, Unanswered
+from channels_layer_redis.transport import (
+    Command,
+    Reply,
+    SyncClient,
+    Transport,
+    TransportError,
+    Unanswered,
+    Unsent,
+)
 
 __all__ = ["Block", "Engine", "Pause", "Steps", "sure", "unavailable"]
 
@@ -80,6 +89,7 @@ class Engine:
         transport: Transport,
         channels: Channels,
         durable_sends: int,
+        deduplicate: float,
     ) -> None:
         self.options = options
         self.counters = options.counters
@@ -90,6 +100,10 @@ class Engine:
         self.channels = channels
         self.head = channels.head
         self.durable_sends = durable_sends
+        self._deduplicate = deduplicate
+        """Seconds for which a call that was not answered is repeated; 0 is never."""
+        self._sender = new_id()
+        self._numbers = count(1)
         self.leftovers: deque[Leftover] = deque()
         """Delivered by a read that waited, not yet removed: goes with the next call."""
         self.offset: float | None = None
@@ -102,6 +116,7 @@ class Engine:
     def forget_connections(self) -> None:
         """In a forked child: what concerns the parent's reads is the parent's."""
         self.leftovers.clear()
+        self._sender = new_id()
         self._own = _Own()
 
     # Driving.
@@ -181,6 +196,42 @@ class Engine:
                 self.before_call(plan)
         return plan
 
+    @property
+    def repeats(self) -> bool:
+        """Whether calls that were not answered are repeated, and done once."""
+        return self._deduplicate > 0
+
+    def ask(self, plans: Sequence[Plan], more: Sequence[Command] = ()) -> Steps[list[Reply]]:
+        """The replies to plans, and to further commands.
+
+        Where calls are deduplicated, those that were not answered are repeated until they are, for a while: the script
+        remembers what it said to each.
+        """
+        if not self._deduplicate:
+            plainly: list[Reply] = yield [plan.command() for plan in plans] + list(more)
+            return plainly
+        for plan in plans:
+            plan.number(self.keys, self._sender, next(self._numbers))
+        commands = [*(plan.command() for plan in plans), *more]
+        replies: list[Reply] = []
+        try:
+            replies = yield commands
+        except Unanswered as error:
+            replies = [error] * len(commands)
+        end = time.monotonic() + self._deduplicate
+        while missing := [n for n, reply in enumerate(replies) if isinstance(reply, Unanswered)]:
+            if time.monotonic() > end:
+                break
+            try:
+                again = yield [commands[n] for n in missing]
+            except TransportError:
+                yield Pause(0.05)
+                continue
+            for n, reply in zip(missing, again, strict=True):
+                if not isinstance(reply, Unsent):
+                    replies[n] = reply
+        return replies
+
     def pay_debts(self) -> Steps[None]:
         """Remove what earlier reads delivered, each on its server."""
         plans = []
@@ -211,12 +262,12 @@ class Engine:
             counters.group_dropped += dropped
             if expired:
                 self.report_expired(expired, owed)
-        plan.codes = codes
+        plan.codes = codes[1:] if plan.is_numbered else codes
         return taken
 
-    def report_expired(self, count: int, owed: Sequence[bytes]) -> None:
+    def report_expired(self, number: int, owed: Sequence[bytes]) -> None:
         """Count messages that expired unread, and tell whose credit has to come back."""
-        self.counters.expired += count
+        self.counters.expired += number
         if not owed or self.options.on_expired is None:
             return
         found: list[Mapping[str, str | int]] = []

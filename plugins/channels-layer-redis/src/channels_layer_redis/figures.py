@@ -18,7 +18,7 @@ from channels_layer_redis.transport import Routed
 __all__ = ["Figures"]
 
 _SCANNED: Final = 500
-_EMPTIED: Final = "cftnbqxemrokv"
+_EMPTIED: Final = "cftnbqdxemrokv"
 """Kinds of keys that flush deletes. Leases and inboxes of live processes are emptied, and stay."""
 
 

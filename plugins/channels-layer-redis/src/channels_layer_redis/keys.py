@@ -9,6 +9,7 @@ t     of the channel   stream    leases on what was taken from f
 n     of the channel   string    no lease can have run out while it exists
 b     of the channel   string    bytes waiting in an inbox that no process owns
 q     of the channel   stream    dead letters
+d     of the channel   hash      what was said to a sender lately, for calls that are repeated
 p     the process      hash      its lease, by existing: kind, label, load, counters, what waits in its inbox
 i     the process      stream    its inbox: messages, broadcasts, and changes of memberships
 x     the process      sorted    its memberships, "channel group"
@@ -50,6 +51,9 @@ class Keys:
 
     def of_process(self, letter: str, process: str) -> str:
         return f"{self.prefix}:{letter}:{{{process}}}"
+
+    def of_sender(self, tag: str, sender: str) -> str:
+        return f"{self.prefix}:d:{{{tag}}}{sender}"
 
     def of_group(self, letter: str, group: str, rest: str = "") -> str:
         return f"{self.prefix}:{letter}:{{g.{group}}}{rest}"

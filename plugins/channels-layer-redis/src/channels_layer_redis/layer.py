@@ -46,6 +46,7 @@ __all__ = ["RedisBackend"]
 logger: Final = logging.getLogger("channels.redis")
 
 _SENT: Final = Outcome.SENT
+_REPEATED_FOR: Final = 15.0
 _PREFIX: Final = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
 
 
@@ -59,6 +60,7 @@ class RedisBackend(LayerBackend):
     ``channel_tags``: on how many hash slots normal channels are spread; a reader waits for one slot at a time.
     ``durable_sends``: how many replicas must have a send before it counts as sent; 0 does not ask.
     ``dead_letter_limit``: how many dead letters of a channel are kept, roughly; the oldest go first.
+    ``deduplicate``: whether a call that was not answered is repeated, and done once. Else such sends are uncertain.
     ``encryption_keys``: secrets, the first of which seals messages; ``symmetric_encryption_keys`` is its old name.
     ``compress_above``: bytes from which a message is compressed; none are where it is ``None``.
 
@@ -93,6 +95,7 @@ class RedisBackend(LayerBackend):
         encryption_keys: Sequence[str | bytes] | None = None,
         symmetric_encryption_keys: Sequence[str | bytes] | None = None,
         compress_above: int | None = None,
+        deduplicate: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -123,6 +126,10 @@ class RedisBackend(LayerBackend):
         _check_int("dead_letter_limit", dead_letter_limit, 1)
         if compress_above is not None:
             _check_int("compress_above", compress_above, 1)
+        if not isinstance(deduplicate, bool):
+            raise InvalidChannelLayerError(
+                f"Option deduplicate of the Redis layer is {deduplicate!r}: it is True or False."
+            )
         if encryption_keys is not None and symmetric_encryption_keys is not None:
             raise InvalidChannelLayerError(
                 "The Redis layer was given encryption_keys and symmetric_encryption_keys, which are the new and the old"
@@ -134,7 +141,15 @@ class RedisBackend(LayerBackend):
         channels = Channels(self, keys, dead_letter_limit)
         self._transport = Transport(servers, scripts=ALL, on_salvaged=self._on_salvaged)
         envelope = Envelope(prefix, self._cipher, compress_above)
-        engine = self._engine = Engine(self, keys, envelope, self._transport, channels, durable_sends)
+        engine = self._engine = Engine(
+            self,
+            keys,
+            envelope,
+            self._transport,
+            channels,
+            durable_sends,
+            _REPEATED_FOR if deduplicate else 0.0,
+        )
         self._sending = Sending(engine)
         self._settling = Settling(engine)
         self._groups = Groups(engine)
@@ -186,7 +201,7 @@ class RedisBackend(LayerBackend):
 
     async def asend_one(self, send: Send) -> Outcome:
         engine = self._engine
-        if engine.leftovers or engine.durable_sends or self._processes.has_debts():
+        if engine.leftovers or engine.durable_sends or engine.repeats or self._processes.has_debts():
             return (await self.asend_batch((send,)))[0]
         command = self._sending.one_command(send)
         if command is None:

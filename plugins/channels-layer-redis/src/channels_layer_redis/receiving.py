@@ -474,10 +474,10 @@ class Receiving:
             self.add_take(plan, reading, reading.queues, limit, process)
         if not plan:
             return [[] for _ in turns], []
-        commands: list[Command] = [plan.command()]
+        waits: list[Command] = []
         if engine.durable_sends and has_sends:
-            commands.insert(1, Routed(("WAIT", engine.durable_sends, 1000), plan.keys[0]))
-        reply, *waited = yield commands
+            waits.append(Routed(("WAIT", engine.durable_sends, 1000), plan.keys[0]))
+        reply, *waited = yield from engine.ask([plan], waits)
         taken = engine.hear(plan, reply)
         outcomes = [[OUTCOMES[plan.codes[place]] for place in of_turn] for of_turn in places]
         if waited:

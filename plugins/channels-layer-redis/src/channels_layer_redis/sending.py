@@ -105,10 +105,8 @@ class Sending:
         engine = self._engine
         plan = engine.plan()
         places = [self.add(plan, send) for send in sends]
-        commands = [plan.command()]
-        if engine.durable_sends:
-            commands.append(self._wait(plan))
-        reply, *waited = yield commands
+        waits = [self._wait(plan)] if engine.durable_sends else []
+        reply, *waited = yield from engine.ask([plan], waits)
         engine.hear(plan, reply)
         outcomes = [OUTCOMES[plan.codes[place]] for place in places]
         return self.durable(outcomes, waited)
@@ -144,10 +142,8 @@ class Sending:
         lost: set[Plan] = set()
         waited: list[Any] = []
         if plans:
-            commands: list[tuple[Any, ...]] = [plan.command() for plan in plans.values()]
-            if engine.durable_sends:
-                commands += [self._wait(plan) for plan in plans.values()]
-            replies = yield commands
+            waits = [self._wait(plan) for plan in plans.values()] if engine.durable_sends else []
+            replies = yield from engine.ask(list(plans.values()), waits)
             waited = replies[len(plans) :]
             for plan, reply in zip(plans.values(), replies, strict=False):
                 if isinstance(reply, Unanswered):

@@ -2,6 +2,7 @@
 --
 -- ARGV: prefix, expiry (ms), lease (ms), most attempts, dead letters kept, then the steps, each a letter and its
 -- arguments; a number called "key" is an index into KEYS. Every step leaves one character in the first reply.
+--   U key(d) number                               repeated: where this number was done before, say what it said
 --   B                                             a turn begins: forget that a send was refused
 --   S key cap leased bytes ttl meta body          send to a channel; 1 sent, 0 full
 --   I key(p) key(i) mark field cap bytes size header body   send to a process's inbox; 1 sent, 0 full, 2 gone
@@ -581,6 +582,13 @@ local function slow(what, ...)
 end
 
 local at, last = 6, #ARGV
+local remembered
+if ARGV[at] == 'U' then
+  remembered = KEYS[ARGV[at + 1] + 0]
+  local said = call('HGET', remembered, ARGV[at + 2])
+  if said then return said end
+  codes[1], count, at = ' ', 1, at + 3
+end
 while at <= last do
   local step = ARGV[at]
   count = count + 1
@@ -729,5 +737,10 @@ while at <= last do
   end
 end
 local said = table.concat(codes)
+if remembered then
+  call('HSET', remembered, ARGV[8], said)
+  call('HDEL', remembered, string.format('%.0f', ARGV[8] - 4096))
+  call('PEXPIRE', remembered, 120000)
+end
 if not now and dropped == 0 and redelivered == 0 and dead == 0 and expired == 0 then return said end
 return {said, now or 0, redelivered, dead, expired, dropped, owed, taken}

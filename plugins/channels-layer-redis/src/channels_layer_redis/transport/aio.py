@@ -256,7 +256,7 @@ class _Node:
     async def _endpoint(self) -> Endpoint:
         if self.address != MASTER:
             return self._client.shared.router.endpoint_of(self.address)
-        return await self._client.drive(self._client.shared.router.find_master())  # type: ignore[no-any-return]
+        return await self._client.drive(self._client.shared.router.find_master())  # type: ignore[no-any-return]  # drive() is untyped
 
     async def _greeted(self, endpoint: Endpoint) -> _Link:
         client = self._client
