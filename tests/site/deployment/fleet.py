@@ -27,7 +27,7 @@ APPLICATION = "deployment.asgi:application"
 SERVERS: dict[str, Callable[[str], list[str]]] = {
     "uvicorn": lambda port: [
         "uvicorn", APPLICATION, "--port", port, "--ws", "websockets-sansio", "--log-level", "warning",
-        "--no-access-log",
+        "--no-access-log", "--ws-ping-timeout", "120",  # as docs/how-to/deploy.md says
     ],
     "hypercorn": lambda port: ["hypercorn", APPLICATION, "--bind", f"127.0.0.1:{port}", "--log-level", "warning"],
     "daphne": lambda port: ["daphne", APPLICATION, "--port", port, "--verbosity", "0"],

@@ -12,6 +12,8 @@ def table(title: str, account: dict[str, Any], *notes: str) -> str:
     for kind in ("echo", "room"):
         figures = account[kind]
         lines.append(f"  {kind:<6}" + "".join(f"{figures[name]:>12,}" for name in COLUMNS) + f"{closed:>12,}")
+    if closed:
+        notes = (f"closed with: {account['closed']}", *notes)
     lines += [f"  {note}" for note in notes]
     return "\n".join(lines)
 
