@@ -197,6 +197,7 @@ class Doorbell:
         self._lock = threading.Lock()
         self._directory: Path | None = None
         self._is_open = False
+        self._is_closed = False
         self._free: dict[tuple[frozenset[str], int], list[Bell]] = {}
         self._bells: set[Bell] = set()
         self._resting: set[Bell] = set()
@@ -211,6 +212,8 @@ class Doorbell:
         for bell in tuple(self._bells):
             if bell.path is not None or bell.loop is None:
                 bell.socket.close()
+        if self._sender is not None:
+            self._sender.close()
         self.start()
 
     @property
@@ -260,6 +263,9 @@ class Doorbell:
         """The reader rests no more."""
         bell.disarm()
         self._resting.discard(bell)
+        if self._is_closed:
+            self._discard(bell)
+            return
         pool = bell.keys, id(bell.loop) if bell.loop is not None else 0
         with self._lock:
             free = self._free.setdefault(pool, [])
@@ -323,6 +329,8 @@ class Doorbell:
 
     def ring(self, keys: Mapping[str, int]) -> None:
         """Wake, for each key, as many resting readers as it has messages for. After the commit."""
+        if self._is_closed:
+            return
         self._open()
         directory = self._directory
         if directory is None:
@@ -402,9 +410,12 @@ class Doorbell:
         """Take down this process's bells."""
         if os.getpid() != self._owner:
             return
+        self._is_closed = True
         self.wake()
         for bell in tuple(self._bells):
             loop = bell.loop
+            if bell in self._resting and (loop is None or not loop.is_closed()):
+                continue  # its reader is waking up, and takes it down
             if loop is not None and loop.is_running() and bell.thread != threading.get_ident():
                 with suppress(RuntimeError):
                     loop.call_soon_threadsafe(self._discard, bell)
@@ -414,7 +425,6 @@ class Doorbell:
             self._sender.close()
         with self._lock:
             self._free.clear()
-            self._is_open = False
             self._listed.clear()
             self._readers.clear()
 

@@ -276,13 +276,18 @@ class SerialLayer(DatabaseLayer):
     ) -> list[Delivery]:
         end = None if timeout is None else time.monotonic() + timeout
         bell = self.doorbell.borrow(plan.rings)
-        is_rung, must_look, seen = False, True, self._news
+        is_rung, is_armed, must_look, seen = False, False, True, self._news
         try:
             while True:
-                bell.arm()
-                if must_look:
+                if is_rung:  # what it was rung for is taken before anybody is asked to ring again
                     deliveries = self._take(plan, limit, process)
                     is_rung = False
+                    if deliveries:
+                        return deliveries
+                bell.arm()
+                is_armed = True
+                if must_look:
+                    deliveries = self._take(plan, limit, process)
                     if deliveries:
                         return deliveries
                 pause = self._pause(end)
@@ -290,12 +295,13 @@ class SerialLayer(DatabaseLayer):
                     return []
                 bell.rest(pause)
                 is_rung = not bell.flag[0]
+                is_armed = not is_rung
                 if not is_rung:
                     self._look_if_due()
                 must_look = is_rung or self._news != seen
                 seen = self._news
         finally:
-            self._leave(bell, plan, is_rung=is_rung or not bell.flag[0])
+            self._leave(bell, plan, is_rung=is_rung or (is_armed and not bell.flag[0]))
 
     def _pause(self, end: float | None) -> float:
         """Seconds to rest: until time is up (then 0), or until the next look."""
@@ -390,13 +396,18 @@ class SerialLayer(DatabaseLayer):
     ) -> list[Delivery]:
         end = None if timeout is None else time.monotonic() + timeout
         bell = self.doorbell.borrow(plan.rings, asyncio.get_running_loop())
-        is_rung, must_look, seen = False, True, self._news
+        is_rung, is_armed, must_look, seen = False, False, True, self._news
         try:
             while True:
-                bell.arm()
-                if must_look:
+                if is_rung:  # what it was rung for is taken before anybody is asked to ring again
                     deliveries = await self._atake(plan, limit, process)
                     is_rung = False
+                    if deliveries:
+                        return deliveries
+                bell.arm()
+                is_armed = True
+                if must_look:
+                    deliveries = await self._atake(plan, limit, process)
                     if deliveries:
                         return deliveries
                 pause = self._pause(end)
@@ -404,12 +415,13 @@ class SerialLayer(DatabaseLayer):
                     return []
                 await bell.arest(pause)
                 is_rung = not bell.flag[0]
+                is_armed = not is_rung
                 if not is_rung:
                     await self._run_sync(self._look_if_due)
                 must_look = is_rung or self._news != seen
                 seen = self._news
         finally:
-            self._leave(bell, plan, is_rung=is_rung or not bell.flag[0])
+            self._leave(bell, plan, is_rung=is_rung or (is_armed and not bell.flag[0]))
 
     async def _atake(self, plan: Plan, limit: int, process: str | None) -> list[Delivery]:
         """:meth:`_take`; cancelled, it loses nothing."""
