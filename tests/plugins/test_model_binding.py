@@ -36,7 +36,7 @@ from channels_model_binding import (  # noqa: E402 - as above
     WebsocketBindingWithMembers,
 )
 from channels_model_binding.inbound import Refused  # noqa: E402 - as above
-from testsite.bound.models import Item, Label, Shop, Ticket  # noqa: E402 - as above
+from testsite.bound.models import Book, Item, Label, Shop, Ticket  # noqa: E402 - as above
 
 pytest_plugins = ["testsite.databases"]
 
@@ -62,7 +62,7 @@ class ItemBinding(WebsocketBinding):
 @pytest.fixture
 def layer(file_database: Path) -> Iterator[ChannelLayer]:
     with connection.schema_editor() as editor:
-        for model in (Shop, Label, Item, Ticket):
+        for model in (Shop, Label, Item, Book, Ticket):
             editor.create_model(model)
     made = ChannelLayer(MemoryBackend())
     channel_layers.set("default", made)
@@ -533,7 +533,12 @@ def test_what_is_wrong_is_answered(layer: ChannelLayer) -> None:
     no_keys: tuple[Any, ...] = (None, True, [], {"id": 1})
     for pk in no_keys:
         assert ask(layer, {"action": "delete", "pk": pk}) == [
-            error("malformed", "delete", pk, __all__=["'delete' needs the key of a row, as 'pk'."])
+            error(
+                "malformed",
+                "delete",
+                pk if pk is True else None,
+                __all__=["'delete' needs the key of a row, as 'pk'."],
+            )
         ]
     assert ask(layer, {"action": "explode", "pk": 1}) == [
         error(

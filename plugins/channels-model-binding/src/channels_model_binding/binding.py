@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from asgiref.sync import sync_to_async
+from django.utils.encoding import is_protected_type
 
 from channels_core.channel import Group
 from channels_core.exceptions import ChannelsError
@@ -201,11 +202,12 @@ class Binding(metaclass=BindingMetaclass):
 
     def serialize_data(self, instance: Any) -> dict[str, Any]:
         """The fields of ``instance`` that travel, by name, as Django's serializers write them."""
-        from django.core import serializers
-
-        [written] = serializers.serialize("python", [instance], fields=self.field_names())
-        data: dict[str, Any] = written["fields"]
-        return data
+        travelling = self.field_names()
+        return {
+            field.name: _written(field, instance)
+            for field in _fields_of(self.model)
+            if field.name in travelling
+        }
 
     def send_messages(self, instance: Any, group_names: Iterable[str], action: str, **kwargs: Any) -> None:
         """Send what :meth:`serialize` returns to groups; ``kwargs`` is what the signal was sent with."""
@@ -234,16 +236,28 @@ class Binding(metaclass=BindingMetaclass):
                 )
 
     @classmethod
-    def remember_groups(cls, instance: Any, names: Iterable[str]) -> None:
-        """Note the groups of ``instance`` before a change, for :meth:`tell_of_change`."""
-        instance.__dict__.setdefault(_GROUPS, {})[cls] = set(names)
+    def remember_groups(cls, instance: Any, names: Iterable[str], *, is_new: bool = False) -> None:
+        """Note the groups of ``instance`` before a change, for :meth:`tell_of_change`; none, of one ``is_new``."""
+        noted: list[set[str] | None] = instance.__dict__.setdefault(_GROUPS, {}).setdefault(cls, [])
+        if is_new:
+            noted[:] = [None]  # what an earlier try noted, which failed, means nothing
+        else:
+            noted.append(set(names))
 
     @classmethod
     def tell_of_change(cls, instance: Any, *, is_deleted: bool, **kwargs: Any) -> None:
         """Compare the groups noted before with those of now: delete to those left, update to those kept, create to
         those joined, in this order."""
-        old: set[str] = instance.__dict__.get(_GROUPS, {}).pop(cls, set())
+        noted: list[set[str] | None] = instance.__dict__.get(_GROUPS, {}).get(cls) or [set()]
+        old = noted.pop() or set()
+        is_inside_creation = noted[:1] == [None]  # a receiver of post_save has changed the row again
+        if is_inside_creation:
+            old = set()
+        if not is_deleted:
+            instance = _as_stored(instance, kwargs.get("using"))
         new = set() if is_deleted else set(cls.group_names(instance) or ())
+        if is_inside_creation:
+            noted[0] = new
         binding = cls()
         binding.send_messages(instance, old - new, DELETE, **kwargs)
         binding.send_messages(instance, old & new, UPDATE, **kwargs)
@@ -309,9 +323,9 @@ class Binding(metaclass=BindingMetaclass):
         action = pk = None
         try:
             action, pk, data = binding.deserialize(message)
-            pk = binding.clean_pk(action, pk)
-            if binding.has_permission(binding.user, action, pk):
-                binding.run_action(action, pk, data)
+            key = binding.clean_pk(action, pk)
+            if binding.has_permission(binding.user, action, key):
+                binding.run_action(action, key, data)
         except Refused as refused:
             binding.refuse(refused, action, pk)
 
@@ -326,9 +340,10 @@ class Binding(metaclass=BindingMetaclass):
     def clean_pk(self, action: str, pk: Any) -> Any:
         """``pk`` as the model's key has it, so that permission is asked for the very row that is touched.
 
-        A new row's key is not the client's to choose: ``None``. Raises :class:`Refused` for what cannot be a key.
+        A new row's key is not the client's to choose: ``None``; as for an action that there is not. Raises
+        :class:`Refused` for what cannot be a key.
         """
-        return None if action == CREATE else inbound.clean_pk(self.model, action, pk)
+        return inbound.clean_pk(self.model, action, pk) if action in (UPDATE, DELETE) else None
 
     def run_action(self, action: str, pk: Any, data: Any) -> None:
         """Call :meth:`create`, :meth:`update` or :meth:`delete`. Raises :class:`Refused` for any other action."""
@@ -380,3 +395,19 @@ def _fields_of(model: type[Model]) -> list[Any]:
         if field.remote_field.through._meta.auto_created  # type: ignore[union-attr]  # a relation has it
     ]
     return [*columns, *relations]
+
+
+def _written(field: Any, instance: Any) -> Any:
+    """A field's value, as Django's serializers write it; they leave out what a model inherits from another table."""
+    if field.many_to_many:
+        key = field.remote_field.model._meta.pk
+        return [_written(key, row) for row in getattr(instance, field.name).only(key.name)]
+    value = field.value_from_object(instance)
+    return value if is_protected_type(value) else field.value_to_string(instance)
+
+
+def _as_stored(instance: Any, using: str | None) -> Any:
+    """``instance``, read anew where it holds expressions, of which only the database knows what they came to."""
+    if not any(hasattr(value, "resolve_expression") for value in instance.__dict__.values()):
+        return instance
+    return type(instance)._base_manager.using(using).filter(pk=instance.pk).first() or instance

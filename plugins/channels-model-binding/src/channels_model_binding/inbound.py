@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from math import isfinite
 from typing import TYPE_CHECKING, Any, Final
 
 from django.core.exceptions import ValidationError
@@ -52,7 +53,7 @@ def create(instance: Any, data: Any, names: Sequence[str]) -> Any:
     """Save ``instance``, which is new, with the ``names`` of ``data``."""
     using = router.db_for_write(type(instance), instance=instance)
     with _refusing(), transaction.atomic(using=using):
-        _save(instance, data, names)
+        _save(instance, data, names, is_new=True)
     return instance
 
 
@@ -66,7 +67,7 @@ def update(queryset: QuerySet[Any], pk: Any, data: Any, names: Sequence[str]) ->
             )
         except (queryset.model.DoesNotExist, *_NOT_A_VALUE):
             raise _not_found(queryset.model) from None
-        _save(instance, data, names)
+        _save(instance, data, names, is_new=False)
     return instance
 
 
@@ -84,7 +85,7 @@ def delete(queryset: QuerySet[Any], pk: Any) -> None:
         queryset.using(using).filter(pk=pk).delete()
 
 
-def _save(instance: Any, data: Any, names: Sequence[str]) -> None:
+def _save(instance: Any, data: Any, names: Sequence[str], *, is_new: bool) -> None:
     if not isinstance(data, Mapping):
         raise Refused("malformed", {_ALL: ["'data' has to be an object with the values of fields."]})
     settable = {field.name: field for field in _settable(type(instance), names)}
@@ -99,18 +100,26 @@ def _save(instance: Any, data: Any, names: Sequence[str]) -> None:
             elif field.is_relation:
                 setattr(instance, field.attname, field.target_field.to_python(value))
             else:
-                setattr(instance, name, field.to_python(value))
+                setattr(instance, name, _finite(field.to_python(value)))
         except ValidationError as error:
             errors[name] = list(error.messages)
         except _NOT_A_VALUE:
             errors[name] = ["That is no value for this field."]
     if errors:
         raise Refused("invalid", errors)
-    others = {field.name for field in instance._meta.get_fields() if field.name not in given}
+    checked = settable if is_new else given  # a new row needs all that a form would ask for
+    others = {field.name for field in instance._meta.get_fields() if field.name not in checked}
     instance.full_clean(exclude=others)
     instance.save()
     for name, rows in related.items():
         getattr(instance, name).set(rows)
+
+
+def _finite(value: Any) -> Any:
+    """``value``, unless it is a number that JSON does not have, and that no browser would read."""
+    if isinstance(value, float) and not isfinite(value):
+        raise ValueError(f"{value} is no finite number")
+    return value
 
 
 def _settable(model: type[Model], names: Sequence[str]) -> Iterator[Any]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, ClassVar
+from math import isfinite
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from channels_django.generic import WebsocketMultiplexer
 from channels_model_binding.binding import Binding
@@ -16,8 +17,23 @@ if TYPE_CHECKING:
 __all__ = ["WebsocketBinding", "WebsocketBindingWithMembers"]
 
 
+_LONGEST_ECHO: Final = 200
+
+
 def _no_number(text: str) -> Any:
     raise ValueError(f"{text} is no JSON")
+
+
+def _finite(text: str) -> float:
+    """A number; what is too large for one is none, since it would leave as ``Infinity``, which browsers refuse."""
+    number = float(text)
+    return number if isfinite(number) else _no_number(text)
+
+
+def _short(value: Any) -> Any:
+    """What a client sent, to be sent back to it; ``None`` in place of what is neither short nor plain."""
+    is_short = not isinstance(value, list | dict) and len(str(value)) <= _LONGEST_ECHO
+    return value if is_short else None
 
 
 class WebsocketBinding(Binding):
@@ -45,7 +61,7 @@ class WebsocketBinding(Binding):
         """The message that tells of ``action``: with the key, the data and the model's label."""
         payload = {
             "action": action,
-            "pk": instance.pk,
+            "pk": getattr(instance, self.model._meta.pk.attname),
             "data": self.serialize_data(instance),
             "model": self.model_label,
         }
@@ -62,7 +78,7 @@ class WebsocketBinding(Binding):
     def deserialize(self, message: Message) -> tuple[str, Any, Any]:
         """The payload's ``action``, ``pk`` and ``data``. Raises :class:`Refused` for what is no payload."""
         try:
-            body = json.loads(message.content["text"], parse_constant=_no_number)
+            body = json.loads(message.content["text"], parse_constant=_no_number, parse_float=_finite)
         except (KeyError, TypeError, ValueError, RecursionError):
             body = None
         if not isinstance(body, dict) or not isinstance(body.get("action"), str):
@@ -79,8 +95,8 @@ class WebsocketBinding(Binding):
             raise refused
         payload = {
             "action": "error",
-            "request": action,
-            "pk": pk,
+            "request": _short(action),
+            "pk": _short(pk),
             "code": refused.code,
             "errors": refused.errors,
             "model": self.model_label,

@@ -50,3 +50,26 @@ class Item(models.Model):
 class Ticket(models.Model):
     id = models.UUIDField(primary_key=True, default=uuid.uuid4)
     room = models.CharField(max_length=20)
+
+
+class Book(Item):
+    """An item with more of its own, in a second table."""
+
+    author = models.CharField(max_length=20)
+    topics = models.ManyToManyField(Label, related_name="books", blank=True)
+
+
+class Bargain(Item):
+    """Items under another name."""
+
+    class Meta:
+        proxy = True
+
+
+class Reading(models.Model):
+    """What a sensor of a shop measured; a shop may close before its readings are loaded."""
+
+    shop = models.ForeignKey(Shop, on_delete=models.CASCADE)
+    degrees = models.FloatField()
+    details = models.JSONField(default=dict)
+    sensor = models.CharField(max_length=20)
