@@ -10,7 +10,7 @@ from typing import Final
 from channels_core.layers import AT_LEAST_ONCE, LayerBackend
 from channels_core.names import process_of
 from channels_layer_redis.keys import Keys
-from channels_layer_redis.scripts import EXCHANGE
+from channels_layer_redis.scripts import EXCHANGE, REPLY, SEND
 from channels_layer_redis.transport import Command
 
 __all__ = ["Address", "Channels", "Inlet", "Lease", "Plan", "Queue", "Taken", "sent_field"]
@@ -52,15 +52,9 @@ class Queue:
         self.ttl = 0
         if "?" in name or self.has_locals:  # names used once: what nobody reads any more goes by itself
             self.ttl = _LONG if self.is_leased else int(options.expiry * 1000) + _GRACE
-        self.send_head: Command = (
-            "EVALSHA",
-            EXCHANGE.sha,
-            1,
-            self.key,
-            *channels.head,
-            *("S", 1, self.capacity, self.leased_flag, self.max_bytes, self.ttl),
-        )
-        """The command that sends one message, but for its last two arguments: meta and body."""
+        front = keys.of_channel("f", name)
+        self.send_head: Command = ("EVALSHA", SEND.sha, 2, self.key, front, self.capacity, self.ttl)
+        """The command that sends one message, but for its last argument, the envelope. Not for what has locals."""
 
 
 class Inlet:
@@ -89,16 +83,9 @@ class Inlet:
         self.field = sent_field(prefix, self.own)
         self.capacity = options.inbox_capacity if explicit is None else explicit
         self.max_bytes = options.inbox_bytes if explicit is None else 0
-        self.send_head: Command = (
-            "EVALSHA",
-            EXCHANGE.sha,
-            2,
-            self.process_key,
-            self.inbox,
-            *channels.head,
-            *("I", 1, 2, "=", self.field, self.capacity, self.max_bytes),
-        )
-        """The command that sends one message, but for its last three arguments: size, header and body."""
+        limits = self.field, self.capacity, self.max_bytes
+        self.send_head: Command = ("EVALSHA", REPLY.sha, 2, self.process_key, self.inbox, *limits)
+        """The command that sends one message, but for its last three arguments: size, header and envelope."""
 
 
 def sent_field(prefix: str, own: str) -> str:

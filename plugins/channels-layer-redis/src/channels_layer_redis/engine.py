@@ -196,10 +196,9 @@ class Engine:
                 self.before_call(plan)
         return plan
 
-    @property
-    def repeats(self) -> bool:
-        """Whether calls that were not answered are repeated, and done once."""
-        return self._deduplicate > 0
+    def must_plan(self) -> bool:
+        """Whether there is more to say with the next send than the send."""
+        return bool(self.leftovers or self.durable_sends or self._deduplicate or self.has_debts())
 
     def ask(self, plans: Sequence[Plan], more: Sequence[Command] = ()) -> Steps[list[Reply]]:
         """The replies to plans, and to further commands.

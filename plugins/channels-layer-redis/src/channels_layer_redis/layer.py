@@ -165,6 +165,7 @@ class RedisBackend(LayerBackend):
             self._processes.recover,
         )
         engine.before_call = self._processes.pay_debts
+        engine.has_debts = self._processes.has_debts
         self._has_checked = False
         self.is_exchange_atomic = not engine.is_sharded  # type: ignore[misc]  # it depends on the servers
         _backends.add(self)
@@ -197,29 +198,26 @@ class RedisBackend(LayerBackend):
     # Sending.
 
     def send_one(self, send: Send) -> Outcome:
-        return self.send_batch((send,))[0]
+        return self._engine.run(self._sending.send_one(send))
 
     async def asend_one(self, send: Send) -> Outcome:
+        # what send_one() does, without the cost of its generator: it is every frame's way in
         engine = self._engine
-        if engine.leftovers or engine.durable_sends or engine.repeats or self._processes.has_debts():
-            return (await self.asend_batch((send,)))[0]
-        command = self._sending.one_command(send)
+        command = None if engine.must_plan() else self._sending.one_command(send)
         if command is None:
-            return (await self.asend_batch((send,)))[0]
+            return await engine.arun(self._sending.send_one(send))
         try:
-            [reply] = await self._transport.for_loop().call([command])
+            [reply] = await self._transport.for_loop().call((command,))
+            if reply == 1:
+                self.counters.sent += 1
+                return _SENT
+            outcome = self._sending.outcome_of(reply)
         except Unanswered:
             self.counters.uncertain += 1
             return Outcome.UNCERTAIN
         except TransportError as error:
             raise unavailable(error) from error
-        if reply == b"1":
-            self.counters.sent += 1
-            return _SENT
-        try:
-            return self._sending.outcome_of(reply)
-        except TransportError as error:
-            raise unavailable(error) from error
+        return (await self.asend_batch((send,)))[0] if outcome is None else outcome
 
     def send_batch(self, sends: Sequence[Send]) -> list[Outcome]:
         return self._engine.run(self._sending.send_batch(sends))

@@ -29,17 +29,33 @@ class Sending:
         self._group_tail = (int(options.group_expiry * 1000), options.inbox_capacity, options.inbox_bytes)
 
     def one_command(self, send: Send) -> tuple[Any, ...] | None:
-        """The whole command of one send; ``None`` for one to a group."""
+        """One send as the shortest command there is for it; ``None`` where it takes a plan."""
         if send.is_group:
             return None
         name = send.channel
         address = self._channels.of(name)
-        body = self._pack(send.content, send.headers, name)
         if type(address) is Inlet:
+            body = self._pack(send.content, send.headers, name)
             return (*address.send_head, send.size, f"{name}:{send.size}:{address.own}", body)
-        assert type(address) is Queue
-        meta = f"1:::{send.size}::{name[len(address.name) :]}" if address.has_locals else ""
-        return (*address.send_head, meta, body)
+        if address.has_locals:  # type: ignore[union-attr]  # else a Queue
+            return None
+        return (*address.send_head, self._pack(send.content, send.headers, name))
+
+    def send_one(self, send: Send) -> Steps[Outcome]:
+        """See :meth:`channels_core.layers.LayerBackend.send_one`."""
+        engine = self._engine
+        command = None if engine.must_plan() else self.one_command(send)
+        if command is not None:
+            try:
+                [reply] = yield [command]
+            except Unanswered:
+                self.count((_UNCERTAIN,))
+                return _UNCERTAIN
+            outcome = self.outcome_of(reply)
+            if outcome is not None:
+                return outcome
+        [outcome] = yield from self.send_batch((send,))
+        return outcome
 
     def add(self, plan: Plan, send: Send) -> int:
         """The step of one send; of one to a group only where there is one server. Returns its place."""
@@ -66,11 +82,12 @@ class Sending:
             "S", index, queue.capacity, queue.leased_flag, queue.max_bytes, queue.ttl, meta, body
         )
 
-    def outcome_of(self, reply: Any) -> Outcome:
-        """What the answer to :meth:`one_command` says, counted."""
-        plan = Plan(self._engine.head)
-        self._engine.hear(plan, reply)
-        outcome = OUTCOMES[plan.codes[0]]
+    def outcome_of(self, reply: Any) -> Outcome | None:
+        """What the reply to :meth:`one_command` says, counted; ``None`` where a closer look is needed."""
+        code = sure(reply)
+        if code == 0:
+            return None
+        outcome = _SENT if code == 1 else _GONE
         self.count((outcome,))
         return outcome
 

@@ -18,6 +18,8 @@ __all__ = [
     "PROCESS",
     "PULL",
     "REGISTRY",
+    "REPLY",
+    "SEND",
 ]
 
 
@@ -34,4 +36,6 @@ PROCESS: Final = _load("process")
 REGISTRY: Final = _load("registry")
 FORGET: Final = _load("forget")
 PULL: Final = _load("pull")
-ALL: Final = (EXCHANGE, MEMBER, GUEST, MEMBERS, CLOSE_CHANNEL, PROCESS, REGISTRY, FORGET, PULL)
+SEND: Final = _load("send")
+REPLY: Final = _load("reply")
+ALL: Final = (SEND, REPLY, EXCHANGE, MEMBER, GUEST, MEMBERS, CLOSE_CHANNEL, PROCESS, REGISTRY, FORGET, PULL)

@@ -348,14 +348,6 @@ local function slow(what, ...)
     return
   end
 
-  if what == 'done' then
-    local c, ref = ...
-    local stream, id = of(c, string.sub(ref, 1, 1)), string.sub(ref, 2)
-    if call('EXISTS', stream) == 0 or call('XACK', stream, 'w', id) == 0 then return '0' end
-    call('XDEL', stream, id)
-    return '1'
-  end
-
   if what == 'dead' then
     local c, ref, reason = ...
     local attempt, since, size, group, locals, body = unlease(c, ref)
@@ -662,7 +654,12 @@ while at <= last do
     if is_refused then
       codes[count] = '-'
     else
-      codes[count] = slow('done', KEYS[ARGV[at + 1] + 0], ARGV[at + 2])
+      local c, ref = KEYS[ARGV[at + 1] + 0], ARGV[at + 2]
+      local stream, id = c, string.sub(ref, 2)
+      if string.byte(ref) == 116 then stream = prefix .. ':t' .. string.sub(c, #prefix + 3) end
+      local known = call('EXISTS', stream) == 1 and call('XACK', stream, 'w', id) == 1
+      if known then call('XDEL', stream, id) end
+      codes[count] = known and '1' or '0'
     end
     at = at + 3
   elseif step == 'R' then
