@@ -286,9 +286,15 @@ def engine_script(contestant: Contestant, seconds: float) -> EngineLayerLoad:
         environment = {**contestant.environment, **engine.environment}
         _prepare(contestant, environment)
         command = [contestant.python, str(contestant.path / contestant.app), "measure", str(seconds)]
-        done = subprocess.run(
-            command, env=environment, cwd=folder, capture_output=True, timeout=60 + 10 * seconds, check=False
-        )
+        patience = 30 + 10 * seconds
+        try:
+            done = subprocess.run(
+                command, env=environment, cwd=folder, capture_output=True, timeout=patience, check=False
+            )
+        except subprocess.TimeoutExpired as error:
+            raise BenchError(
+                f"No figures within {patience:.0f} seconds: a message was lost, or worse."
+            ) from error
     if done.returncode:
         raise BenchError(f"{' '.join(command)} failed:\n{done.stderr.decode().strip()}")
     return msgspec.json.decode(done.stdout.splitlines()[-1], type=EngineLayerLoad)

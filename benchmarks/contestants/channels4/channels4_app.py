@@ -15,10 +15,11 @@ django.setup()
 
 from asgiref.sync import async_to_sync  # noqa: E402 - importable only once Django is set up
 from channels.generic.websocket import AsyncWebsocketConsumer, WebsocketConsumer  # noqa: E402 - as above
-from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402 - as above
 from django.core.asgi import get_asgi_application  # noqa: E402 - as above
 from django.http import HttpResponse  # noqa: E402 - as above
 from django.urls import path  # noqa: E402 - as above
+
+from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402 - as above
 
 VARIANT = os.environ.get("BENCH_VARIANT", "async")
 CLOSING_VISIT = "aclose_old_connections"
