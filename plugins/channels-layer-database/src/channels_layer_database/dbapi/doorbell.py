@@ -91,11 +91,12 @@ class Bell:
             return
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.socket.setblocking(False)
-        before = os.umask(0o177)
         try:
             self.socket.bind(str(path))
-        finally:
-            os.umask(before)
+            path.chmod(0o600)  # the directory keeps others out meanwhile; a umask would be every thread's
+        except OSError:
+            self.socket.close()
+            raise
         if loop is not None:
             loop.add_reader(self.socket, self._heard)
 
