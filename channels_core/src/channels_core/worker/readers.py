@@ -32,6 +32,8 @@ _WAIT = 5.0
 _LARGEST_BATCH = 256
 _QUICK = 0.0005
 """Handlers quicker than this may share a round trip to the engine with the next one."""
+_EXCHANGES = 2
+"""Round trips that an event loop's reader has under way at once; what ends meanwhile shares the next one."""
 _LONGEST_PAUSE = 2.0
 _LAST_CALL = 2.0
 """How long a stopping worker waits for an engine that does not answer its wake-up, seconds."""
@@ -316,6 +318,10 @@ class LoopReader(_Reader):
         """Runs already, before its task exists."""
         self._room: asyncio.Event | None = None
         """Set when a consumer ends; made when the reader waits for that."""
+        self._finished: list[Run] = []
+        """Consumers that have ended, whose sends and settlements leave with the next round trip."""
+        self._leaving: dict[asyncio.Task[None], list[Run]] = {}
+        """Round trips under way."""
         self._is_receiving = self._is_giving_back = False
 
     def ask_to_stop(self) -> None:
@@ -350,7 +356,8 @@ class LoopReader(_Reader):
 
     def leased(self) -> list[Delivery]:
         """The deliveries in hand whose leases must be renewed."""
-        in_hand = (self._starting, *list(self._running.values()))
+        ended = [run.delivery for runs in (self._finished, *list(self._leaving.values())) for run in runs]
+        in_hand = (self._starting, *list(self._running.values()), *ended)
         return [delivery for delivery in in_hand if delivery is not None and delivery.is_leased]
 
     def _run(self) -> None:
@@ -375,6 +382,8 @@ class LoopReader(_Reader):
             task.cancel()
         if self._running:
             await asyncio.wait(list(self._running), timeout=1.0)
+        while self._leaving:
+            await asyncio.wait(list(self._leaving))
         if not self._is_stopping:
             await self._reading  # raises what ended it
 
@@ -382,14 +391,14 @@ class LoopReader(_Reader):
         pause = 0.05
         while not self._is_stopping:
             try:
-                while len(self._running) >= self._config.async_slots:
+                while (slots := self._free_slots()) < 1:
                     self._room = asyncio.Event()
                     await self._room.wait()
                 self._is_receiving = True
                 try:
                     deliveries = await self._backend.areceive_batch(
                         self._channels,
-                        limit=min(self._config.async_slots - len(self._running), _LARGEST_BATCH),
+                        limit=min(slots, _LARGEST_BATCH),
                         timeout=_WAIT,
                         process=self.process,
                     )
@@ -410,6 +419,11 @@ class LoopReader(_Reader):
                 logger.exception("Reading messages failed; trying again in %.1f s.", pause)
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE)
+
+    def _free_slots(self) -> int:
+        """How many consumers may begin: one that has ended keeps its slot until its sends have left."""
+        leaving = sum(map(len, self._leaving.values())) if self._leaving else 0
+        return self._config.async_slots - len(self._running) - len(self._finished) - leaving
 
     async def _give_back(self, deliveries: Sequence[Delivery]) -> None:
         """What came while the worker was told to stop has not begun."""
@@ -460,15 +474,40 @@ class LoopReader(_Reader):
         if not self._backend.is_waiting:
             self._outbox.finish(finished)
             return
+        self._finished.append(finished)
+        if len(self._leaving) < _EXCHANGES and len(self._finished) == 1:
+            self._leave()
+
+    def _leave(self) -> None:
+        """A round trip for what has ended, and for what else ends before the loop's next turn."""
+        assert self._loop is not None
+        task = self._loop.create_task(self._exchange())
+        self._leaving[task] = []
+        task.add_done_callback(self._left)
+
+    def _left(self, task: asyncio.Task[None]) -> None:
+        del self._leaving[task]
+        if self._finished and not any(not runs for runs in self._leaving.values()):
+            self._leave()
+        if self._room is not None:
+            self._room.set()
+        self._report(task)
+
+    async def _exchange(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        finished, self._finished = self._finished, []
+        self._leaving[task] = finished
         try:
-            if finished.requeue is not None:
-                await self._backend.asettle((finished.requeue,))
-                finished.requeue = None
-            exchange = await self._backend.aexchange(
-                self._outbox.turns_of((finished,)), (), limit=0, timeout=0
-            )
+            requeued = [run.requeue for run in finished if run.requeue is not None]
+            if requeued:
+                await self._backend.asettle(requeued)
+                for run in finished:
+                    run.requeue = None
+            turns = self._outbox.turns_of(finished)
+            exchange = await self._backend.aexchange(turns, (), limit=0, timeout=0)
         except LayerUnavailable as error:
             self._outage.begin(error)
-            self._outbox.unavailable((finished,))
+            self._outbox.unavailable(finished)
             return
-        self._outbox.take_exchange((finished,), exchange)
+        self._outbox.take_exchange(finished, exchange)
