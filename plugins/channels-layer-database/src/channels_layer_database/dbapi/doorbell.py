@@ -120,8 +120,8 @@ class Bell:
             else:
                 self.socket.sendto(b"\0", str(self.path))
 
-    def rest(self, seconds: float) -> None:
-        """Sleep in a thread until rung, at most ``seconds``."""
+    def rest(self, seconds: float) -> bool:
+        """Sleep in a thread until rung, at most ``seconds``. Whether it was rung."""
         if sys.platform == "win32":
             found = select.select([self.socket], [], [], max(seconds, 0.0))[0]
         else:
@@ -130,21 +130,21 @@ class Bell:
             found = poll.poll(max(0.0, seconds * 1000.0 + 0.5))
         if found:
             self._drain()
+        return bool(found)
 
-    async def arest(self, seconds: float) -> None:
-        """Sleep in the bell's loop until rung, at most ``seconds``."""
+    async def arest(self, seconds: float) -> bool:
+        """Sleep in the bell's loop until rung, at most ``seconds``. Whether it was rung."""
         assert self.loop is not None
-        if self._is_rung:
-            self._is_rung = False
-            return
-        self._future = self.loop.create_future()
-        timer = self.loop.call_later(max(seconds, 0.0), self._wake)
-        try:
-            await self._future
-        finally:
-            timer.cancel()
-            self._future = None
-            self._is_rung = False
+        if not self._is_rung:
+            self._future = self.loop.create_future()
+            timer = self.loop.call_later(max(seconds, 0.0), self._stop_resting)
+            try:
+                await self._future
+            finally:
+                timer.cancel()
+                self._future = None
+        is_rung, self._is_rung = self._is_rung, False
+        return is_rung
 
     def _heard(self) -> None:
         self._drain()
@@ -157,6 +157,9 @@ class Bell:
 
     def _wake(self) -> None:
         self._is_rung = True
+        self._stop_resting()
+
+    def _stop_resting(self) -> None:
         if self._future is not None and not self._future.done():
             self._future.set_result(None)
 

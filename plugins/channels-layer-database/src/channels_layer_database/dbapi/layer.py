@@ -293,8 +293,7 @@ class SerialLayer(DatabaseLayer):
                 pause = self._pause(end)
                 if self._wakes != wakes or pause <= 0:
                     return []
-                bell.rest(pause)
-                is_rung = not bell.flag[0]
+                is_rung = bell.rest(pause) or not bell.flag[0]
                 is_armed = not is_rung
                 if not is_rung:
                     self._look_if_due()
@@ -413,8 +412,7 @@ class SerialLayer(DatabaseLayer):
                 pause = self._pause(end)
                 if self._wakes != wakes or pause <= 0:
                     return []
-                await bell.arest(pause)
-                is_rung = not bell.flag[0]
+                is_rung = await bell.arest(pause) or not bell.flag[0]
                 is_armed = not is_rung
                 if not is_rung:
                     await self._run_sync(self._look_if_due)

@@ -199,7 +199,8 @@ class SQLiteLayer(SerialLayer):
         self._file = self._locate()
         self._lock = threading.Lock()
         self._session: SQLiteSession | None = None
-        self._version = -1
+        self._version = (-1, 0)
+        self._announced = 0
         self._due = 0.0
         self._writes = 0
         self._is_copying = False
@@ -280,7 +281,7 @@ class SQLiteLayer(SerialLayer):
         except BaseException:
             connection.close()
             raise
-        self._version = -1
+        self._version = (-1, 0)
         self._session = session
         return session
 
@@ -295,6 +296,7 @@ class SQLiteLayer(SerialLayer):
 
             transaction.on_commit(lambda: super(SQLiteLayer, self)._after(tx), using=self.using)
             return
+        self._announced += bool(tx.rings)
         super()._after(tx)
         self._due = min(self._due, tx.now + min(self.lease, self.process_lease))
         self._writes += 1
@@ -391,8 +393,9 @@ class SQLiteLayer(SerialLayer):
     def _look(self) -> bool:
         def ask(tx: Transaction) -> tuple[bool, bool]:
             [(version,)] = tx.session.rows("PRAGMA data_version")
-            is_new = version != self._version
-            self._version = version
+            seen = version, self._announced  # this connection's own writes do not change the file's version
+            is_new = seen != self._version
+            self._version = seen
             if is_new or tx.now >= self._due:
                 [(due,)] = tx.session.rows(
                     f"SELECT min(lease) FROM (SELECT min(lease) lease FROM {self.prefix}proc"
