@@ -94,6 +94,9 @@ class WorkerConfig:
     threads: int = 1
     async_slots: int = 100
     """Consumers of async-only channels that may run at once."""
+    event_loop: str = "auto"
+    """What ``async def`` consumers run on: "auto" (uvloop where it is installed), "asyncio", or the dotted path of a
+    callable that returns a new loop."""
     prefetch_time: float = 0.002
     """A thread takes no more messages than it can begin within this time, by its recent handler times."""
     release_after: float = 0.05

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from channels_core.exceptions import LayerUnavailable
 from channels_core.layers import Delivery, Settlement, Verdict
+from channels_core.worker.loops import loop_factory
 
 if TYPE_CHECKING:
     from channels_core.channel_layer import ChannelLayer
@@ -241,7 +242,7 @@ class ThreadReader(_Reader):
     def _run_async(self, run: Run) -> Run:
         """An ``async def`` consumer on a channel that has synchronous ones too: on this thread's own loop."""
         if self._asyncio is None:
-            self._asyncio = asyncio.Runner(loop_factory=asyncio.new_event_loop)
+            self._asyncio = asyncio.Runner(loop_factory=loop_factory(self._config.event_loop))
         loop = self._asyncio.get_loop()
         task = loop.create_task(self._runner.arun(run))
         try:
@@ -362,7 +363,7 @@ class LoopReader(_Reader):
 
     def _run(self) -> None:
         try:
-            with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+            with asyncio.Runner(loop_factory=loop_factory(self._config.event_loop)) as runner:
                 runner.run(self._main())
         except BaseException as error:  # also SystemExit, which a task of a consumer's own may raise
             logger.critical("A worker's event loop has failed, so the worker stops.", exc_info=error)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from channels_core.config import WorkerConfig
 from channels_core.exceptions import ConfigurationError, LayerUnavailable
 from channels_core.outage import Outage, pauses
+from channels_core.worker.loops import loop_factory
 from channels_core.worker.outbox import Outbox
 from channels_core.worker.readers import LoopReader, ThreadReader
 from channels_core.worker.runs import Runner
@@ -71,6 +72,7 @@ class Worker:
                 f" {sorted(routed)}, none is left by only_channels={list(only_channels or ())} and"
                 f" exclude_channels={list(exclude_channels or ())}. Route a channel or widen the filters."
             )
+        loop_factory(self.config.event_loop)  # a name that names nothing is told now, not by a thread
         self._outbox = Outbox(layer, self.config)
         runner = self._runner = Runner(
             layer,
