@@ -293,6 +293,60 @@ def test_it_stays_away_when_the_server_means_it_and_after_close(page: Window) ->
     assert page.script("connection.close(); connection.open(); return connection.state") == "connecting"
 
 
+def test_what_listeners_of_open_send_goes_before_what_has_waited(page: Window) -> None:
+    page.script(
+        """
+        connect("/echo", {firstWait: 10, connect: false});
+        connection.on("open", ({isReturn}) => { connection.send({greeting: 1}); connection.send({greeting: 2}); });
+        connection.send("first"); connection.send("second");
+        connection.open();
+        """
+    )
+    expected = [{"greeting": 1}, {"greeting": 2}, "first", "second"]
+    page.wait(lambda: [value for _, value in events(page, "message")] == expected)
+
+
+def test_listeners_may_close_and_open_at_any_time(page: Window) -> None:
+    page.script(
+        """
+        connect("/echo", {connect: false});
+        const end = connection.on("state", ({state}) => state === "connecting" && connection.close());
+        connection.open();
+        end();
+        """
+    )
+    assert states(page) == ["connecting", "closed"]
+    page.script(
+        """
+        log.length = 0;
+        const ends = [connection.on("state", () => connection.open()),
+                      connection.on("state", ({state}) => state === "open" && connection.close())];
+        connection.open();
+        window.end = () => ends.forEach((end) => end());
+        """
+    )
+    page.wait(lambda: states(page).count("connecting") > 2)
+    page.script("end(); connection.close()")
+    assert events(page, "open") == []
+    assert states(page)[-1] == "closed"
+
+
+def test_a_close_that_the_browser_refuses_changes_nothing(page: Window) -> None:
+    page.script("connect('/echo')")
+    wait_for_state(page, "open")
+    for arguments in ("1001", "3000, 'x'.repeat(124)"):
+        assert (
+            page.script(
+                f"try {{ connection.close({arguments}); return 'closed' }} catch (error) {{ return connection.state }}"
+            )
+            == "open"
+        )
+    page.script("connection.send('still here')")
+    page.wait(lambda: events(page, "message") == [["message", "still here"]])
+    page.script("connection.close()")
+    assert states(page)[-1] == "closed"
+
+
 def test_the_queue_is_bounded_and_drains(site: Site, page: Window) -> None:
     page.script("connect('/echo', {queueLimit: 3, queueBytes: 30, connect: false})")
     assert page.script("return [1, 2, 3, 4].map((n) => connection.send(n))") == [True, True, True, False]

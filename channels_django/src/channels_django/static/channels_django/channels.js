@@ -67,6 +67,7 @@
     #queuedBytes = 0;
     #isFull = false;
     #isEnded = false;
+    #isGreeting = false;
     #failures = 0;
     #hasBeenOpen = false;
     #timers = { wait: 0, handshake: 0, stable: 0, pump: 0 };
@@ -113,7 +114,6 @@
       this.#isEnded = false;
       this.#watch();
       this.#clear("wait");
-      this.#tellState("connecting");
       let socket;
       try {
         socket = this.#socket = new WebSocket(this.url, this.#options.protocols);
@@ -127,11 +127,13 @@
       socket.addEventListener("message", isOurs((event) => this.#received(event.data)));
       socket.addEventListener("close", isOurs((event) => this.#ended(event)));
       this.#start("handshake", () => this.#abandon(), this.#options.handshakeTimeout);
+      this.#tellState("connecting");
     }
 
     // Close for good, or until open() is called. What waits here is dropped.
     close(code = 1000, reason = "") {
-      this.#end({ code, reason }, false, code);
+      this.#socket?.close(code, reason); // throws, and nothing has happened, where they are none
+      this.#end({ code, reason }, false);
     }
 
     // Send a value as JSON. True: it has left, or waits here for its turn. False: there is no room, or nothing may wait
@@ -144,7 +146,7 @@
 
     // The same for text or bytes as they are.
     sendRaw(data) {
-      if (this.#queue.length === 0 && this.#isWritable) {
+      if ((this.#queue.length === 0 || this.#isGreeting) && this.#isWritable) {
         this.#socket.send(data);
         return true;
       }
@@ -187,9 +189,13 @@
       const isReturn = this.#hasBeenOpen;
       this.#hasBeenOpen = true;
       this.#start("stable", () => (this.#failures = 0), this.#options.stableAfter);
+      const socket = this.#socket;
       this.#tellState("open");
-      // Who listens may send first: to ask for what was missed, for example.
+      if (this.#socket !== socket) return; // whoever was told has closed it
+      // Who listens sends before what has waited: to say who it is, or to ask for what was missed.
+      this.#isGreeting = true;
       this.#listeners.tell("open", { isReturn });
+      this.#isGreeting = false;
       this.#pump();
     }
 
@@ -216,14 +222,11 @@
     }
 
     // The one way down, from whichever side. The socket may go on closing; we do not listen any more.
-    #end({ code, reason }, comesBack, say = undefined) {
+    #end({ code, reason }, comesBack) {
       const socket = this.#socket;
       this.#socket = null;
       for (const name of Object.keys(this.#timers)) this.#clear(name);
-      if (socket && socket.readyState < WebSocket.CLOSING) {
-        if (say === undefined) socket.close();
-        else socket.close(say, reason);
-      }
+      if (socket && socket.readyState < WebSocket.CLOSING) socket.close();
       if (comesBack) {
         const { firstWait, longestWait } = this.#options;
         const longest = Math.min(longestWait, firstWait * 2 ** this.#failures++);
