@@ -440,6 +440,10 @@ class LayerBackend(DerivedViews):
         All prefixes of one process share one inbox: messages to them are received in the order they were sent, by a
         ``receive_batch`` that names all of them, and count together against ``inbox_capacity`` and ``inbox_bytes``.
         Where its holder dies the lease runs out after ``process_lease`` and :meth:`close_process` happens by itself.
+
+        Leases run only while the engine is there: where nobody renewed one for more than half of ``process_lease``, it
+        was away or stalled, and those that ran at the last renewal go on running, for two thirds of ``process_lease``
+        from when that is seen. Until then sends to their holders arrive, and their memberships stand.
         """
         return self._run_async(self.aopen_process(kind, label=label))
 

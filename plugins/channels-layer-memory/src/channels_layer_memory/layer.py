@@ -88,6 +88,8 @@ class MemoryBackend(LayerBackend):
         """By id: the message, its channel, the reason, and when."""
         self._next_lapse = inf
         """The first moment at which a lease, of a message or a process, can have run out."""
+        self._renewed_at = inf
+        """When a process last took or renewed its lease; infinite where leases have been spared since."""
         self._sequence = 0
         self._turn = 0
         self._waiting: set[Waiter] = set()
@@ -669,12 +671,21 @@ class MemoryBackend(LayerBackend):
 
     def _lapse(self, now: float, fired: list[Waiter]) -> None:
         self._lose([entry for entry in self._leases if entry.lease_end <= now], now, fired)
+        self._spare(now)
         for process in tuple(self._processes.values()):
             if process.lease_end <= now:
                 self._end_process(process, now, fired)
         ends = [process.lease_end for process in self._processes.values()]
         ends += [entry.lease_end for entry in islice(self._leases, 1)]
         self._next_lapse = min(ends, default=inf)
+
+    def _spare(self, now: float) -> None:
+        """Where nobody renewed for long, everything stood still, and no process is to blame."""
+        if now - self._renewed_at > self.process_lease / 2:
+            for process in self._processes.values():
+                if process.lease_end > self._renewed_at:
+                    process.lease_end = max(process.lease_end, now + self.process_lease * 2 / 3)
+            self._renewed_at = inf
 
     def _lose(self, entries: list[Entry], now: float, fired: list[Waiter]) -> None:
         """Leases ended without a settlement: their messages are to be delivered again, in the same order."""
@@ -793,6 +804,8 @@ class MemoryBackend(LayerBackend):
         process_id = new_id()
         with self._lock:
             now = self._clock()
+            self._spare(now)
+            self._renewed_at = now
             self._processes[process_id] = Process(
                 process_id,
                 kind,
@@ -812,6 +825,8 @@ class MemoryBackend(LayerBackend):
             now = self._now(fired)
             found = self._processes.get(process)
             if found is not None:
+                self._spare(now)
+                self._renewed_at = now
                 found.lease_end = now + self.process_lease
                 found.load = load
                 found.counters = dict(counters or {})

@@ -33,8 +33,8 @@ def add(tx: Transaction, group: str, channel: str) -> None:
         )
         session.run(f"INSERT INTO {p}guest VALUES ({marks(4)})", (group, target, local, tx.now))
         return
-    alive = f"SELECT 1 FROM {p}proc WHERE id = ? AND lease > ?{session.for_update}"
-    if not session.rows(alive, (owner, tx.now)):
+    found = session.rows(f"SELECT lease FROM {p}proc WHERE id = ?{session.for_update}", (owner,))
+    if not found or (found[0][0] <= tx.now and found[0][0] <= tx.horizon()):
         return
     if session.rows(f"SELECT 1 FROM {p}closed WHERE channel = ?", (channel,)):
         return
@@ -124,7 +124,7 @@ def members_of(tx: Transaction, group: str) -> list[str]:
         f"SELECT m.target, m.channel FROM {p}grp g JOIN {p}proc p ON p.id = g.proc"
         f" JOIN {p}member m ON m.grp = g.grp AND m.target = g.target"
         " WHERE g.grp = ? AND p.lease > ? AND m.gone = ?",
-        (group, tx.now, STAYING),
+        (group, tx.horizon(), STAYING),
     )
     guests = session.rows(
         f"SELECT target, local FROM {p}guest WHERE grp = ? AND added > ?",
@@ -141,7 +141,7 @@ def list_groups(tx: Transaction) -> dict[str, int]:
         *session.rows(
             f"SELECT g.grp, sum(g.members) FROM {p}grp g JOIN {p}proc p ON p.id = g.proc"
             " WHERE g.members > 0 AND p.lease > ? GROUP BY g.grp",
-            (tx.now,),
+            (tx.horizon(),),
         ),
         *session.rows(
             f"SELECT grp, count(*) FROM {p}guest WHERE added > ? GROUP BY grp",

@@ -24,6 +24,7 @@ _AT_ONCE: Final = 200
 def open_process(tx: Transaction, kind: ProcessKind, label: str) -> str:
     """The new process's id."""
     process = new_id()
+    _spare(tx)
     tx.session.run(
         f"INSERT INTO {tx.layer.prefix}proc (id, kind, label, opened, lease, `load`, counters)"
         f" VALUES ({marks(7)})",
@@ -42,11 +43,21 @@ def open_process(tx: Transaction, kind: ProcessKind, label: str) -> str:
 
 def renew(tx: Transaction, process: str, load: float, counters: Mapping[str, int]) -> bool:
     """Whether its lease still ran."""
+    _spare(tx)
     changed = tx.session.run(
         f"UPDATE {tx.layer.prefix}proc SET lease = ?, `load` = ?, counters = ? WHERE id = ? AND lease > ?",
         (tx.now + tx.layer.process_lease, load, json.dumps(dict(counters)), process, tx.now),
     )
     return changed == 1
+
+
+def _spare(tx: Transaction) -> None:
+    """Before the first renewal after such a time: the others' leases run on, for long enough to be renewed."""
+    since, until = tx.horizon(), tx.now + tx.layer.process_lease * 2 / 3
+    if since < tx.now:
+        tx.session.run(
+            f"UPDATE {tx.layer.prefix}proc SET lease = ? WHERE lease > ? AND lease < ?", (until, since, until)
+        )
 
 
 def end(tx: Transaction, process: str) -> None:
@@ -58,11 +69,10 @@ def end(tx: Transaction, process: str) -> None:
 
 def end_lapsed(tx: Transaction) -> bool:
     """End those whose lease ran out; whether there were any."""
-    lapsed = tx.session.rows(f"SELECT id FROM {tx.layer.prefix}proc WHERE lease <= ?", (tx.now,))
+    since = tx.horizon()
+    lapsed = tx.session.rows(f"SELECT id FROM {tx.layer.prefix}proc WHERE lease <= ?", (since,))
     for (process,) in lapsed:
-        if tx.session.run(
-            f"DELETE FROM {tx.layer.prefix}proc WHERE id = ? AND lease <= ?", (process, tx.now)
-        ):
+        if tx.session.run(f"DELETE FROM {tx.layer.prefix}proc WHERE id = ? AND lease <= ?", (process, since)):
             release_held(tx, process)
             tx.scrub.append(process)
     return bool(lapsed)
@@ -113,6 +123,6 @@ def list_processes(tx: Transaction) -> list[ProcessInfo]:
         for process, kind, label, opened, load, counters in tx.session.rows(
             f"SELECT id, kind, label, opened, `load`, counters FROM {tx.layer.prefix}proc WHERE lease > ?"
             " ORDER BY opened",
-            (tx.now,),
+            (tx.horizon(),),
         )
     ]

@@ -50,9 +50,11 @@ class _Batch:
         alive = self.alive.get(owner)
         if alive is None:
             found = self.tx.session.rows(
-                f"SELECT 1 FROM {self.tx.layer.prefix}proc WHERE id = ? AND lease > ?", (owner, self.tx.now)
+                f"SELECT lease FROM {self.tx.layer.prefix}proc WHERE id = ?", (owner,)
             )
-            alive = self.alive[owner] = bool(found)
+            alive = self.alive[owner] = bool(found) and (
+                found[0][0] > self.tx.now or found[0][0] > self.tx.horizon()
+            )
         return not alive
 
     def depth(self, place: Place) -> list[int]:
@@ -130,11 +132,15 @@ def _put_group(batch: _Batch, send: Send) -> None:
     tx = batch.tx
     layer, session, group = tx.layer, tx.session, send.channel
     body = None
-    for target, members, ver in session.rows(
-        f"SELECT g.target, g.members, g.ver FROM {layer.prefix}grp g JOIN {layer.prefix}proc p ON p.id = g.proc"
-        " WHERE g.grp = ? AND g.members > 0 AND p.lease > ? ORDER BY g.target",
-        (group, tx.now),
-    ):
+    owned = session.rows(
+        f"SELECT g.target, g.members, g.ver, p.lease FROM {layer.prefix}grp g"
+        f" JOIN {layer.prefix}proc p ON p.id = g.proc WHERE g.grp = ? AND g.members > 0 ORDER BY g.target",
+        (group,),
+    )
+    if any(lease <= tx.now for *_, lease in owned):
+        since = tx.horizon()
+        owned = [row for row in owned if row[3] > since]
+    for target, members, ver, _ in owned:
         body = body or pack(send.content, send.headers)
         if not batch.put(layer.places.of(target), send, body, BROADCAST + group, ver):
             tx.count("group_dropped", members)

@@ -109,6 +109,14 @@ class Transaction:
         """Processes that ended here, whose rows are to be deleted bit by bit."""
         self.depths: dict[tuple[str, str | None], list[int]] = {}
 
+    def horizon(self) -> float:
+        """Whose lease ends later, has not ended. That is now; but where nobody has renewed a lease for so long that
+        everything must have stood still, it is when somebody last did."""
+        lease = self.layer.process_lease
+        [(newest,)] = self.session.rows(f"SELECT max(lease) FROM {self.layer.prefix}proc")
+        renewed = self.now if newest is None else newest - lease
+        return renewed if self.now - renewed > lease / 2 else self.now  # type: ignore[no-any-return]  # a row's value
+
     def count(self, counter: str, number: int = 1) -> None:
         """Add to one of the layer's counters."""
         self.counts[counter] = self.counts.get(counter, 0) + number

@@ -28,7 +28,7 @@ from channels_layer_database.postgresql.pipeline import (
     Row,
     StatementError,
 )
-from channels_layer_database.postgresql.statements import Statement, statements_for
+from channels_layer_database.postgresql.statements import Statement
 from channels_layer_database.postgresql.station import Reader, Station, credits_of
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Hub:
     def __init__(self, layer: PostgreSQLLayer, loop: asyncio.AbstractEventLoop) -> None:
         self.layer = layer
         self.loop = loop
-        self.statements = statements_for(layer.prefix)
+        self.statements = layer.statements
         self.is_closed = False
         self._pipeline: Pipeline | None = None
         self._connecting: asyncio.Future[Link] | None = None

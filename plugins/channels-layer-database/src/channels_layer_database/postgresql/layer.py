@@ -103,7 +103,7 @@ class PostgreSQLLayer(DatabaseLayer):
             )
         self.is_session = session
         self.idle_poll = float(idle_poll)
-        self.statements = statements_for(self.prefix)
+        self.statements = statements_for(self.prefix, self.process_lease)
         self._units: dict[str, Unit] = {}
         self._start()
 
@@ -597,10 +597,11 @@ class PostgreSQLLayer(DatabaseLayer):
         label = label or f"{socket.gethostname()}:{os.getpid()}"
         await self._hub().run(
             [
+                (self.statements.spare, ()),
                 (
                     self.statements.open_process,
                     (process.encode(), kind.encode(), label.encode(), float8(self.process_lease)),
-                )
+                ),
             ]
         )
         self.members[process] = LocalMembers(is_current=True)
@@ -610,8 +611,9 @@ class PostgreSQLLayer(DatabaseLayer):
         self, process: str, *, load: float = 0.0, counters: Mapping[str, int] | None = None
     ) -> bool:
         hub = self._hub()
-        [rows] = await hub.run(
+        _, rows = await hub.run(
             [
+                (self.statements.spare, ()),
                 (
                     self.statements.renew_process,
                     (
@@ -620,7 +622,7 @@ class PostgreSQLLayer(DatabaseLayer):
                         float8(load),
                         json.dumps(dict(counters or {})).encode(),
                     ),
-                )
+                ),
             ]
         )
         self._clean_when_due(hub)

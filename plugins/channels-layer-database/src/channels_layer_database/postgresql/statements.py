@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
-__all__ = ["PINS", "Statement", "Statements", "statements_for"]
+__all__ = ["ALIVE", "PINS", "Statement", "Statements", "statements_for"]
 
 PINS = {
     "enable_seqscan": "off",
@@ -28,6 +28,12 @@ seconds, where the statement takes microseconds. So that is off too.
 """
 
 _NOW = "statement_timestamp()"
+_RENEWED = "(SELECT max(q.lease) - {lease} * interval '1 second' FROM {p}proc q HAVING {away})".replace(
+    "{away}", f"max(q.lease) < {_NOW} + {{lease}} / 2 * interval '1 second'"
+)
+"""When somebody last renewed a lease, where that is so long ago that the server must have been away since."""
+ALIVE = f"(p.lease > {_NOW} OR p.lease > {_RENEWED})"
+"""Whether the process ``p`` has not ended. What comes second is looked at only where its lease ran out."""
 _WAITING = f"(m.lease IS NULL OR m.lease <= {_NOW})"
 
 _DEPTH = f"""
@@ -46,7 +52,7 @@ _WAKE = "pg_notify('{p}' || md5(k.key), k.low::text)"
 _SEND = (
     f"""WITH units AS MATERIALIZED (
     SELECT u.n, u.key, u.prefix, u.room, u.cap, u.bytes, u.most, d.depth, d.used, d.stale, d.low,
-           u.proc IS NULL OR EXISTS (SELECT FROM {{p}}proc p WHERE p.id = u.proc AND p.lease > {_NOW}) AS alive
+           u.proc IS NULL OR EXISTS (SELECT FROM {{p}}proc p WHERE p.id = u.proc AND {ALIVE}) AS alive
     FROM unnest($1::text[], $2::text[], $3::smallint[], $4::int[], $5::bigint[], $6::text[], $17::bigint[],
                 $18::int[]) WITH ORDINALITY AS u(key, prefix, room, cap, bytes, proc, low, most, n),
          LATERAL ({_DEPTH}) d
@@ -88,7 +94,7 @@ _SEND_GROUP = f"""WITH targets AS MATERIALIZED (
     FROM {{p}}grp g
     WHERE g.grp = $1::text AND CASE
         WHEN g.proc IS NULL THEN g.newest > {_NOW} - $5::float8 * interval '1 second'
-        ELSE EXISTS (SELECT FROM {{p}}proc p WHERE p.id = g.proc AND p.lease > {_NOW}) END
+        ELSE EXISTS (SELECT FROM {{p}}proc p WHERE p.id = g.proc AND {ALIVE}) END
 ), units AS MATERIALIZED (
     SELECT u.*, d.depth < u.cap AND (u.room <> 1 OR NOT u.many OR d.used < $6::bigint) AS fits,
            CASE WHEN u.proc IS NOT NULL THEN '@' || $1::text WHEN u.many THEN (
@@ -130,7 +136,7 @@ _PICK = """SELECT m.ctid FROM unnest($1::text[], $2::bigint[], $3::int[], $4::te
     LIMIT $5::int"""
 
 _FREE = f""" AND (m.lease IS NULL OR m.lease <= {_NOW} OR (m.holder IS NOT NULL AND NOT EXISTS (
-            SELECT FROM {{p}}proc p WHERE p.id = m.holder AND p.lease > {_NOW})))"""
+            SELECT FROM {{p}}proc p WHERE p.id = m.holder AND {ALIVE})))"""
 
 _TAKE = f"""DELETE FROM {{p}}msg m WHERE m.ctid = ANY(ARRAY({_PICK.replace("{free}", "")}))
 RETURNING {_ROW}, taken > 0 OR expires > {_NOW}, 0, body"""
@@ -225,7 +231,7 @@ _ALONE = "SELECT pg_try_advisory_xact_lock(hashtext('{p}clean'))"
 
 _CHANNEL_LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('{p}' || $1::text, 0)) IS NULL"
 
-_MAY_ADD = f"""($4::text IS NULL OR EXISTS (SELECT FROM {{p}}proc p WHERE p.id = $4::text AND p.lease > {_NOW}))
+_MAY_ADD = f"""($4::text IS NULL OR EXISTS (SELECT FROM {{p}}proc p WHERE p.id = $4::text AND {ALIVE}))
     AND NOT EXISTS (SELECT FROM {{p}}closed c WHERE c.channel = $3::text)"""
 
 _ADD_TARGET = f"""INSERT INTO {{p}}grp (grp, target, proc, cap, room)
@@ -281,7 +287,7 @@ _DROP_TARGETS = """DELETE FROM {p}grp g WHERE g.target = $1::text AND g.grp = AN
     SELECT FROM {p}member m WHERE m.grp = g.grp AND m.target = g.target)"""
 
 _IS_LIVE = f"""CASE WHEN {{x}}.proc IS NULL THEN {{x}}.{{when}} > {_NOW} - $1::float8 * interval '1 second'
-    ELSE EXISTS (SELECT FROM {{p}}proc p WHERE p.id = {{x}}.proc AND p.lease > {_NOW}) END"""
+    ELSE EXISTS (SELECT FROM {{p}}proc p WHERE p.id = {{x}}.proc AND {ALIVE}) END"""
 _LIVE_G = _IS_LIVE.replace("{x}", "g").replace("{when}", "newest")
 _LIVE_M = _IS_LIVE.replace("{x}", "m").replace("{when}", "added")
 
@@ -302,17 +308,22 @@ _MEMBERS_OF = (
 _OPEN = f"""INSERT INTO {{p}}proc (id, kind, label, lease)
 VALUES ($1::text, $2::text, $3::text, {_NOW} + $4::float8 * interval '1 second')"""
 _RENEW_PROCESS = f"""UPDATE {{p}}proc p SET lease = {_NOW} + $2::float8 * interval '1 second', load = $3::float8,
-    counters = $4::text WHERE p.id = $1::text AND p.lease > {_NOW} RETURNING 1"""
+    counters = $4::text WHERE p.id = $1::text AND {ALIVE} RETURNING 1"""
 _CLOSE_PROCESS = """WITH gone AS (DELETE FROM {p}proc p WHERE p.id = $1::text),
 members AS (DELETE FROM {p}member m WHERE m.proc = $1::text),
 targets AS (DELETE FROM {p}grp g WHERE g.proc = $1::text),
 dropped AS (DELETE FROM {p}msg m WHERE m.key = $1::text || '!' RETURNING m.room)
 SELECT count(*)::int FROM dropped WHERE room > 0"""
-_LAPSED = (
-    f"""SELECT p.id FROM {{p}}proc p WHERE p.lease <= {_NOW} - $1::float8 * interval '1 second' LIMIT 100"""
-)
+_SPARE = f"""UPDATE {{p}}proc p SET lease = {_NOW} + {{lease}} * 2 / 3 * interval '1 second'
+WHERE p.ctid = ANY(ARRAY(
+    SELECT q.ctid FROM {{p}}proc q
+    WHERE q.lease > {_RENEWED} AND q.lease < {_NOW} + {{lease}} * 2 / 3 * interval '1 second'
+    ORDER BY q.id FOR UPDATE SKIP LOCKED
+))"""
+_LAPSED = f"""SELECT p.id FROM {{p}}proc p
+WHERE p.lease <= {_NOW} - $1::float8 * interval '1 second' AND NOT coalesce({ALIVE}, false) LIMIT 100"""
 _PROCESSES = f"""SELECT p.id, p.kind, p.label, extract(epoch FROM {_NOW} - p.opened)::float8, p.load, p.counters
-FROM {{p}}proc p WHERE p.lease > {_NOW} ORDER BY p.opened"""
+FROM {{p}}proc p WHERE {ALIVE} ORDER BY p.opened"""
 
 _FLUSH = (
     "DELETE FROM {p}msg",
@@ -320,7 +331,7 @@ _FLUSH = (
     "DELETE FROM {p}grp",
     "DELETE FROM {p}dead",
     f"""INSERT INTO {{p}}msg (key, prefix, dest, room, expires, body)
-    SELECT p.id || '!', NULL, '*', 0, 'infinity', '' FROM {{p}}proc p WHERE p.lease > {_NOW}""",
+    SELECT p.id || '!', NULL, '*', 0, 'infinity', '' FROM {{p}}proc p WHERE {ALIVE}""",
 )
 
 _FIGURES = f"""SELECT coalesce(m.prefix, m.key),
@@ -369,16 +380,17 @@ class Statement:
     """Whether the connection keeps it prepared."""
 
 
-def _named(name: str, text: str, prefix: str) -> Statement:
-    return Statement(f"{prefix}{name}".encode(), text.replace("{p}", prefix).encode())
+def _named(name: str, text: str, prefix: str, lease: float) -> Statement:
+    text = text.replace("{p}", prefix).replace("{lease}", f"{lease:.3f}")
+    return Statement(f"{prefix}{name}".encode(), text.encode())
 
 
 class Statements:
     """All statements, for tables with one prefix."""
 
-    def __init__(self, prefix: str) -> None:
+    def __init__(self, prefix: str, lease: float) -> None:
         def make(name: str, text: str) -> Statement:
-            return _named(name, text, prefix)
+            return _named(name, text, prefix, lease)
 
         self.send = make("send", _SEND[0] + _SEND[2])
         self.send_and_ack = make("send_ack", "".join(_SEND))
@@ -407,6 +419,7 @@ class Statements:
         self.groups = make("groups", _GROUPS)
         self.members_of = make("members_of", _MEMBERS_OF)
         self.open_process = make("open_process", _OPEN)
+        self.spare = make("spare", _SPARE)
         self.renew_process = make("renew_process", _RENEW_PROCESS)
         self.close_process = make("close_process", _CLOSE_PROCESS)
         self.lapsed = make("lapsed", _LAPSED)
@@ -423,6 +436,6 @@ class Statements:
 
 
 @cache
-def statements_for(prefix: str) -> Statements:
-    """The statements for tables whose names begin with ``prefix``; made once."""
-    return Statements(prefix)
+def statements_for(prefix: str, lease: float = 9.0) -> Statements:
+    """The statements for tables whose names begin with ``prefix`` and leases of so many seconds; made once."""
+    return Statements(prefix, lease)

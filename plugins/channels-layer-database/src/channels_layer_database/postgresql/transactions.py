@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from channels_core.exceptions import LayerUnavailable
 from channels_core.layers import Outcome, Send
+from channels_layer_database.postgresql.statements import ALIVE
 from channels_layer_database.rows import pack
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ _DEPTH = f"""SELECT count(*), coalesce(sum(w.size), 0) FROM (
       AND (m.lease IS NULL OR m.lease <= {_NOW}) AND (m.taken > 0 OR m.expires > {_NOW})
     LIMIT %s
 ) w"""
-_IS_ALIVE = f"SELECT EXISTS (SELECT FROM {{p}}proc p WHERE p.id = %s AND p.lease > {_NOW})"
+_IS_ALIVE = f"SELECT EXISTS (SELECT FROM {{p}}proc p WHERE p.id = %s AND {ALIVE})"
 _INSERT = f"""INSERT INTO {{p}}msg (key, prefix, dest, room, size, expires, body)
 VALUES (%s, %s, %s, %s, %s, {_NOW} + %s * interval '1 second', %s) RETURNING id"""
 _NOTIFY = "SELECT pg_notify('{p}' || md5(%s), %s)"
@@ -33,7 +34,7 @@ _TARGETS = f"""SELECT g.target, g.proc, g.cap, g.room, CASE WHEN g.proc IS NULL 
     (SELECT count(*) FROM {{p}}member m WHERE m.grp = g.grp AND m.target = g.target)
 FROM {{p}}grp g WHERE g.grp = %s AND CASE
     WHEN g.proc IS NULL THEN g.newest > {_NOW} - %s * interval '1 second'
-    ELSE EXISTS (SELECT FROM {{p}}proc p WHERE p.id = g.proc AND p.lease > {_NOW}) END"""
+    ELSE EXISTS (SELECT FROM {{p}}proc p WHERE p.id = g.proc AND {ALIVE}) END"""
 
 
 def send_in_transaction(layer: PostgreSQLLayer, sends: Sequence[Send]) -> list[Outcome] | None:
@@ -71,6 +72,10 @@ def _wake(layer: PostgreSQLLayer, woken: dict[str, int]) -> None:
             layer.announce(woken)
 
 
+def _named(layer: PostgreSQLLayer, statement: str) -> str:
+    return statement.replace("{p}", layer.prefix).replace("{lease}", f"{layer.process_lease:.3f}")
+
+
 class _Writer:
     def __init__(self, layer: PostgreSQLLayer, cursor: Any, woken: dict[str, int]) -> None:
         self._layer = layer
@@ -79,7 +84,7 @@ class _Writer:
         self._refused: set[str] = set()
 
     def _ask(self, statement: str, *parameters: Any) -> Any:
-        self._cursor.execute(statement.replace("{p}", self._layer.prefix), parameters)
+        self._cursor.execute(_named(self._layer, statement), parameters)
         return self._cursor.fetchone()
 
     def send(self, send: Send) -> Outcome:
@@ -118,7 +123,7 @@ class _Writer:
     def _send_group(self, send: Send, body: bytes) -> None:
         layer = self._layer
         expiry = layer.group_expiry
-        self._cursor.execute(_TARGETS.replace("{p}", layer.prefix), (expiry, send.channel, expiry))
+        self._cursor.execute(_named(layer, _TARGETS), (expiry, send.channel, expiry))
         for target, process, cap, room, locals_, members in self._cursor.fetchall():
             is_many = target.endswith("!")
             key = f"{process}!" if process else target

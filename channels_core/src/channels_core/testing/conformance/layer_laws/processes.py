@@ -6,7 +6,14 @@ import re
 
 from channels_core.layers import Outcome
 from channels_core.names import new_id
-from channels_core.testing.conformance.layer_laws.subject import LayerLaws, OpenLayer, contents, numbers, send
+from channels_core.testing.conformance.layer_laws.subject import (
+    LayerLaws,
+    OpenLayer,
+    contents,
+    numbers,
+    send,
+    to_group,
+)
 
 __all__ = ["ProcessLaws"]
 
@@ -49,13 +56,43 @@ class ProcessLaws(LayerLaws):
         layer = open_layer(process_lease=2 * self.tick)
         lapsing, renewed = layer.open_process(), layer.open_process()
         layer.group_add("g", f"in.{lapsing}!x", f"in.{renewed}!x")
-        self.pass_time(1.2 * self.tick)
-        assert layer.renew_process(renewed) is True
-        self.pass_time(1.2 * self.tick)
+        for _ in range(4):
+            self.pass_time(0.6 * self.tick)
+            assert layer.renew_process(renewed) is True
         assert layer.send(send(f"in.{lapsing}!x"), send(f"in.{renewed}!x")) == [GONE, SENT]
         assert [process.id for process in layer.processes()] == [renewed]
         assert layer.group_channels("g") == [f"in.{renewed}!x"]
         assert layer.renew_process(lapsing) is False
+
+    def test_no_lease_runs_out_while_nobody_renews(self, open_layer: OpenLayer) -> None:
+        layer = open_layer(process_lease=4 * self.tick)
+        one, two = layer.open_process("interface"), layer.open_process("worker")
+        layer.group_add("g", f"in.{one}!x")
+        self.pass_time(5 * self.tick)
+        assert layer.send(send(f"in.{one}!x", 1), to_group("g", 2)) == [SENT, SENT]
+        assert layer.renew_process(two) is True
+        assert layer.send(send(f"in.{one}!x", 3), to_group("g", 4)) == [SENT, SENT]
+        assert {process.id for process in layer.processes()} == {one, two}
+        assert layer.group_channels("g") == [f"in.{one}!x"]
+        layer.group_add("g", f"in.{one}!y")
+        assert layer.renew_process(one) is True
+        layer.send(to_group("g", 5))
+        received = layer.receive(f"in.{one}!")
+        assert numbers(received) == [1, 2, 3, 4, 5]
+        assert [set(delivery.locals) for delivery in received] == [{"x"}] * 4 + [{"x", "y"}]
+
+    def test_a_lease_that_was_spared_runs_out_after_all(self, open_layer: OpenLayer) -> None:
+        layer = open_layer(process_lease=4 * self.tick)
+        one, two = layer.open_process("interface"), layer.open_process("worker")
+        layer.group_add("g", f"in.{one}!x")
+        self.pass_time(5 * self.tick)
+        assert layer.renew_process(two) is True
+        for _ in range(4):
+            self.pass_time(1.2 * self.tick)
+            assert layer.renew_process(two) is True
+        assert layer.send_one(send(f"in.{one}!x")) is GONE
+        assert layer.group_channels("g") == []
+        assert layer.renew_process(one) is False
 
     def test_ending_a_process_twice_or_a_stranger_is_nothing(self, open_layer: OpenLayer) -> None:
         layer = open_layer()

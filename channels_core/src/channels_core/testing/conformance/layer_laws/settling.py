@@ -251,12 +251,14 @@ class SettlingLaws(LayerLaws):
 
     def test_leases_come_back_when_their_process_is_not_renewed(self, open_layer: OpenLayer) -> None:
         layer = self._open_leased(open_layer, process_lease=self.tick)
-        mine = layer.open_process("worker")
+        mine, other = layer.open_process("worker"), layer.open_process("worker")
         layer.send(send("jobs", 1))
         layer.receive("jobs", process=mine)
         waiting = layer.begin_receive("jobs")
         self.give_others_time()
-        self.pass_time(1.5 * self.tick)
+        for _ in range(5):
+            self.pass_time(0.3 * self.tick)
+            assert layer.renew_process(other)
         [again] = waiting.result()
         assert (again.content["n"], again.attempt) == (1, 2)
 
