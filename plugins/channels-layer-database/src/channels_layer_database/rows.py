@@ -17,14 +17,21 @@ from typing import Any, Final
 
 import msgspec
 
-__all__ = ["ADD", "BROADCAST", "DISCARD", "pack", "unpack"]
+__all__ = ["ADD", "BROADCAST", "DISCARD", "UNREADABLE", "UnreadableRow", "pack", "unpack", "unpack_dead"]
 
 BROADCAST: Final = "@"
 ADD: Final = "+"
 DISCARD: Final = "-"
 
+UNREADABLE: Final = "It cannot be read: its row holds no message."
+"""Why such a row is a dead letter."""
+
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
+
+
+class UnreadableRow(ValueError):
+    """A row's body is no message: somebody else wrote it, or it is damaged."""
 
 
 def pack(content: dict[str, Any], headers: dict[str, str | int]) -> bytes:
@@ -33,6 +40,20 @@ def pack(content: dict[str, Any], headers: dict[str, str | int]) -> bytes:
 
 
 def unpack(body: bytes) -> tuple[dict[str, Any], dict[str, str | int]]:
-    """Content and headers, made anew: nobody else holds them."""
-    parts = _decode(body)
-    return parts[0], parts[1] if len(parts) > 1 else {}
+    """Content and headers, made anew: nobody else holds them. Raises :class:`UnreadableRow`."""
+    try:
+        parts = _decode(body)
+        content, headers = parts[0], parts[1] if len(parts) > 1 else {}
+    except (msgspec.DecodeError, TypeError, LookupError) as error:
+        raise UnreadableRow(str(error)) from error
+    if type(content) is not dict or type(headers) is not dict:
+        raise UnreadableRow(f"it holds {type(content).__name__} and {type(headers).__name__}")
+    return content, headers
+
+
+def unpack_dead(body: bytes) -> tuple[dict[str, Any], dict[str, str | int]]:
+    """As :func:`unpack`, for looking at: what cannot be read comes as bytes under ``"unreadable"``."""
+    try:
+        return unpack(body)
+    except UnreadableRow:
+        return {"unreadable": body}, {}

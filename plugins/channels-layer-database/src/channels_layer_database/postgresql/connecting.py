@@ -14,12 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 from channels_core.exceptions import InvalidChannelLayerError, LayerUnavailable
 from channels_layer_database.databases import new_wrapper
-from channels_layer_database.postgresql.statements import PINS
+from channels_layer_database.postgresql.statements import PINS, SESSION
 
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGconn
 
 __all__ = ["Link", "connect", "require_psycopg"]
+
+
+_OWN_WAYS = (
+    "SELECT set_config(v.name, v.value, false) FROM (VALUES "
+    + ", ".join(f"('{name}', '{value}')" for name, value in SESSION.items())
+    + ") AS v(name, value) WHERE current_setting(v.name, true) IS NOT NULL"
+).encode()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +82,7 @@ def connect(using: str, *, is_session: bool | None, timeout: float) -> Link:
             pins = [f"SET {name} = {value}" for name, value in PINS.items()]
             role_first = [f'SET ROLE "{role}"'] if role else []
             _ask(pq, pgconn, "; ".join([*role_first, *pins, "SET synchronous_commit = off"]).encode())
+            _ask(pq, pgconn, _OWN_WAYS)
         pgconn.nonblocking = 1
         pgconn.enter_pipeline_mode()
     except BaseException:

@@ -8,7 +8,9 @@ runs in the loop's thread, without tasks: operations end in callbacks.
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
+import re
 from collections import deque
 from collections.abc import Callable, Sequence
 from hashlib import md5
@@ -18,8 +20,16 @@ from typing import TYPE_CHECKING, Any, Final
 from channels_core.exceptions import LayerUnavailable
 from channels_core.layers import Delivery, Outcome, Settlement, Verdict
 from channels_layer_database.postgresql.connecting import Link, connect
-from channels_layer_database.postgresql.encoding import bigints, integer, ints, texts
-from channels_layer_database.postgresql.outgoing import Batch, Outgoing
+from channels_layer_database.postgresql.encoding import (
+    BYTEA,
+    bigints,
+    integer,
+    ints,
+    number,
+    raw_array,
+    texts,
+)
+from channels_layer_database.postgresql.outgoing import LOWEST, Batch, Outgoing
 from channels_layer_database.postgresql.pipeline import (
     Answers,
     Call,
@@ -30,17 +40,26 @@ from channels_layer_database.postgresql.pipeline import (
 )
 from channels_layer_database.postgresql.statements import Statement
 from channels_layer_database.postgresql.station import Reader, Station, credits_of
+from channels_layer_database.rows import UNREADABLE
 
 if TYPE_CHECKING:
     from channels_layer_database.postgresql.layer import PostgreSQLLayer
 
 __all__ = ["Hub"]
 
+logger = logging.getLogger("channels.layer.database")
+
 _LARGEST_FLUSH: Final = 1000
+_MOST_BYTES: Final = 32 * 2**20
+"""Messages, and about how many bytes, that leave in one transaction; one caller's stay together."""
 _TRIES: Final = 5
 _REPEATABLE: Final = ("40", "26000", "55P03")
 """Deadlock and serialization failure; a prepared statement that is not there; a lock that was not to be had."""
+_QUEUE_FULL: Final = "54000"
+"""The server's queue of notifications has no room: a commit with one fails."""
+_QUIET_FOR: Final = 10.0
 _SLOW: Final = 0.003
+_IS_ID: Final = re.compile(r"-?[0-9]{1,18}\Z").match
 _CONNECT_TIMEOUT: Final = 10.0
 _IDLE_STATION: Final = 30.0
 
@@ -69,6 +88,7 @@ class Hub:
         self._names: dict[str, str] = {}
         self._loading: dict[str, list[Callable[[Exception | None], None]]] = {}
         self._pruning: asyncio.TimerHandle | None = None
+        self._quiet_until = 0.0
 
     # The connection.
 
@@ -119,7 +139,20 @@ class Hub:
                 error = LayerUnavailable("This layer is closed. Make another one.")
             else:
                 self._pause, self._away = 0.05, None
-                self._pipeline = Pipeline(link, self.loop, self._notified, self._lost)
+                try:
+                    self._pipeline = Pipeline(
+                        link,
+                        self.loop,
+                        self._notified,
+                        self._lost,
+                        answer_timeout=self.layer.answer_timeout,
+                    )
+                except Exception as failure:  # noqa: BLE001 - of the loop, such as one that cannot watch a socket
+                    link.pgconn.finish()
+                    error = LayerUnavailable(
+                        f"The event loop {type(self.loop).__name__} cannot drive a connection to PostgreSQL:"
+                        f" {str(failure).strip() or type(failure).__name__}"
+                    )
                 for station in self._stations.values():
                     station.is_listening = False
         if error is not None:
@@ -132,6 +165,7 @@ class Hub:
     def _lost(self, error: Exception) -> None:
         self._pipeline = None
         self._channels.clear()
+        self._names.clear()
         for process in list(self.layer.members):
             self.layer.members[process].is_current = False
         for station in list(self._stations.values()):
@@ -144,7 +178,7 @@ class Hub:
         self.wake()
         pipeline, self._pipeline = self._pipeline, None
         if pipeline is not None:
-            pipeline.close()
+            pipeline.give_up(ConnectionLost("This layer was closed before the answer came."))
         error = LayerUnavailable("This layer is closed. Make another one.")
         for station in list(self._stations.values()):
             if station.timer is not None:
@@ -165,8 +199,16 @@ class Hub:
     ) -> None:
         """Run ``calls`` in one transaction; again, a bounded number of times, where it met another's."""
 
+        if self._quiet_until:
+            calls = self._quietly(calls)
+
         def answered(answers: Answers | Exception) -> None:
-            if isinstance(answers, StatementError) and answers.sqlstate.startswith(_REPEATABLE) and tries > 1:
+            if isinstance(answers, StatementError) and answers.sqlstate == _QUEUE_FULL and _is_loud(calls):
+                self._be_quiet(answers)
+                self.submit(calls, done, durable=durable, tries=tries)
+            elif (
+                isinstance(answers, StatementError) and answers.sqlstate.startswith(_REPEATABLE) and tries > 1
+            ):
                 self.loop.call_later(
                     random.uniform(0.001, 0.02) * (_TRIES - tries + 1),  # jitter
                     lambda: self.submit(calls, done, durable=durable, tries=tries - 1),
@@ -188,6 +230,23 @@ class Hub:
             self.connected(go)
 
     submit_read = submit
+
+    def _be_quiet(self, error: StatementError) -> None:
+        """Go on without notifications for a while: readers look by themselves, later."""
+        if not self._quiet_until:
+            logger.warning(
+                "PostgreSQL takes no notifications (%s): for the next %.0f s readers find messages some seconds late."
+                " Look for a session that has said LISTEN and stays in a transaction.",
+                error,
+                _QUIET_FOR,
+            )
+        self._quiet_until = monotonic() + _QUIET_FOR
+
+    def _quietly(self, calls: Sequence[Call]) -> Sequence[Call]:
+        if monotonic() > self._quiet_until:
+            self._quiet_until = 0.0
+            return calls
+        return [(statement.quiet or statement, parameters) for statement, parameters in calls]
 
     async def run(self, calls: Sequence[Call], *, durable: bool = False) -> Answers:
         """:meth:`submit`, for a caller that awaits. Raises :class:`~channels_core.exceptions.LayerUnavailable`."""
@@ -217,12 +276,14 @@ class Hub:
         if self._is_sending or not self._gathering:
             return
         taken: list[Outgoing] = []
-        count = 0
-        while self._gathering and count < _LARGEST_FLUSH:
+        count = size = 0
+        while self._gathering and count < _LARGEST_FLUSH and size < _MOST_BYTES:
             if taken and (self._gathering[0].is_strict or taken[-1].is_strict):
                 break  # its error must be its own
             one = self._gathering.popleft()
             taken.append(one)
+            for send in one.sends:
+                size += send.size
             count += len(one.sends)
         self._is_sending = True
         self.connected(lambda error: self._flush_now(taken, error))
@@ -367,6 +428,7 @@ class Hub:
                     self._channels[name].discard(station)
                     if not self._channels[name]:
                         del self._channels[name]
+                        self._names.pop(name, None)
                         calls.append((self._plain("UNLISTEN", name), ()))
         if calls and self.is_listening:
             self.submit(calls, lambda _: None)
@@ -399,7 +461,8 @@ class Hub:
     def _notified(self, channel: str, payload: str) -> None:
         key = self._names.get(channel)
         if key is not None:
-            low = int(payload)
+            # Anybody on the database may send one; what is no id says only that there is something.
+            low = int(payload) if _IS_ID(payload) else LOWEST
             for station in tuple(self._channels.get(channel, ())):
                 station.arrived(key, low)
 
@@ -439,6 +502,37 @@ class Hub:
         call = (self.statements.bury, (*_tokens_of(rows), reasons, ints([last] * len(rows))))
         self.submit([call], lambda _: then())
 
+    def set_aside(self, rows: Sequence[tuple[Row, bool]], then: Callable[[], None]) -> None:
+        """What is no message, and whether it is leased: a dead letter, where it was one of a channel's."""
+        logger.error(
+            "Rows of the layer cannot be read and are set aside: %s.",
+            ", ".join(f"{(row[1] or b'').decode()} #{number(row[0])}" for row, _ in rows[:10]),
+        )
+        leased = [row for row, is_leased in rows if is_leased]
+        plain = [row for row, is_leased in rows if row[3] is None and not is_leased]
+        self.layer.counters.dead += len(leased) + len(plain)
+        calls: list[Call] = []
+        if leased:
+            reasons = texts([UNREADABLE] * len(leased))
+            calls.append((self.statements.bury, (*_tokens_of(leased), reasons, ints([None] * len(leased)))))
+        if plain:
+            calls.append(
+                (
+                    self.statements.set_aside,
+                    (
+                        texts([(row[1] or b"").decode() for row in plain]),
+                        ints([number(row[5]) for row in plain]),
+                        ints([number(row[6]) for row in plain]),
+                        texts([UNREADABLE] * len(plain)),
+                        raw_array(BYTEA, [row[12] for row in plain]),
+                    ),
+                )
+            )
+        if calls:
+            self.submit(calls, lambda _: then())
+        else:
+            then()
+
     def purge(self, keys: Sequence[str], then: Callable[[], None]) -> None:
         """Delete expired messages of these queues, a thousand of each."""
 
@@ -459,6 +553,10 @@ class Hub:
         calls: Any = self.layer.settle_calls(settlements, is_counted=False)
         if calls:
             self.submit(calls, lambda _: None)
+
+
+def _is_loud(calls: Sequence[Call]) -> bool:
+    return any(statement.quiet is not None for statement, _ in calls)
 
 
 def _tokens_of(rows: Sequence[Row]) -> tuple[bytes, bytes, bytes]:

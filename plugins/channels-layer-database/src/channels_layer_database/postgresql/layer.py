@@ -53,10 +53,10 @@ from channels_layer_database.postgresql.encoding import (
 )
 from channels_layer_database.postgresql.hub import Hub
 from channels_layer_database.postgresql.outgoing import Outgoing, Unit, is_ack, plain_acks, unit_for
-from channels_layer_database.postgresql.pipeline import Answers, Call, StatementError
+from channels_layer_database.postgresql.pipeline import Answers, Call, ConnectionLost, StatementError
 from channels_layer_database.postgresql.statements import statements_for
 from channels_layer_database.postgresql.station import Reader, Station, Taken, credits_of
-from channels_layer_database.rows import pack, unpack
+from channels_layer_database.rows import pack, unpack, unpack_dead
 
 __all__ = ["PostgreSQLLayer"]
 
@@ -84,15 +84,22 @@ class PostgreSQLLayer(DatabaseLayer):
 
     One connection for each process and event loop; threads share one that a thread of the layer's own drives. Options
     of its own: ``session``, whether the connection is one session from beginning to end (``None``: find out; behind a
-    pooler it is not, and the layer then polls instead of listening), and ``idle_poll``, the longest pause between two
-    looks then.
+    pooler it is not, and the layer then polls instead of listening); ``idle_poll``, the longest pause between two
+    looks then; and ``answer_timeout`` (30 s), after which a connection whose answer is due is given up.
     """
 
     __abstract__ = False
     vendor = "postgresql"
     is_exchange_atomic = True
 
-    def __init__(self, *, session: bool | None = None, idle_poll: float = 0.5, **options: Any) -> None:
+    def __init__(
+        self,
+        *,
+        session: bool | None = None,
+        idle_poll: float = 0.5,
+        answer_timeout: float = 30.0,
+        **options: Any,
+    ) -> None:
         super().__init__(**options)
         require_psycopg()
         if session not in {None, True, False}:
@@ -101,7 +108,16 @@ class PostgreSQLLayer(DatabaseLayer):
             raise InvalidChannelLayerError(
                 f"Option idle_poll is {idle_poll!r}: it must be a number of seconds above 0, and 60 at most."
             )
+        if (
+            isinstance(answer_timeout, bool)
+            or not isinstance(answer_timeout, int | float)
+            or not 1 <= answer_timeout <= 3600
+        ):
+            raise InvalidChannelLayerError(
+                f"Option answer_timeout is {answer_timeout!r}: it must be a number of seconds, 1 to 3600."
+            )
         self.is_session = session
+        self.answer_timeout = float(answer_timeout)
         self.idle_poll = float(idle_poll)
         self.statements = statements_for(self.prefix, self.process_lease)
         self._units: dict[str, Unit] = {}
@@ -144,7 +160,11 @@ class PostgreSQLLayer(DatabaseLayer):
         self._handed.append(work)
         if not self._is_called:
             self._is_called = True
-            self._own_loop().call_soon_threadsafe(self._do_handed)
+            try:
+                self._own_loop().call_soon_threadsafe(self._do_handed)
+            except RuntimeError as error:  # its loop was stopped by close() in this moment
+                self._is_called = False
+                raise LayerUnavailable("This layer is closed. Make another one.") from error
 
     def _do_handed(self) -> None:
         self._is_called = False
@@ -403,19 +423,29 @@ class PostgreSQLLayer(DatabaseLayer):
         )
 
     async def asettle(self, settlements: Sequence[Settlement]) -> None:
+        unspent = _unspent(settlements)
         calls = self.settle_calls(settlements)
         if calls:
-            await self._hub().run(calls)
+            try:
+                await self._hub().run(calls)
+            except LayerUnavailable as error:
+                _unspend(unspent, error)
+                raise
 
     def settle(self, settlements: Sequence[Settlement]) -> None:
         if in_running_loop():
             self._run_async(self.asettle(settlements))
             return
+        unspent = _unspent(settlements)
         calls = self.settle_calls(settlements)
         if calls:
             box = _Box[Answers]()
-            self._hand(lambda hub: hub.submit(calls, box.put))
-            box.get()
+            try:
+                self._hand(lambda hub: hub.submit(calls, box.put))
+                box.get()
+            except LayerUnavailable as error:
+                _unspend(unspent, error)
+                raise
 
     async def arenew_leases(self, deliveries: Sequence[Delivery]) -> None:
         leased = [delivery for delivery in deliveries if delivery.is_leased]
@@ -502,21 +532,21 @@ class PostgreSQLLayer(DatabaseLayer):
     async def _finish_turn(self, turn: Turn) -> list[Outcome]:
         hub = self._hub()
         settlement = turn.settlement
-        calls = self.settle_calls((settlement,)) if settlement is not None else []
         if not turn.sends:
-            if calls:
-                await hub.run(calls)
+            if settlement is not None:
+                await self.asettle((settlement,))
             return []
+        unspent = _unspent((settlement,)) if settlement is not None else []
+        calls = self.settle_calls((settlement,)) if settlement is not None else []
         if not calls:
             return await self.asend_batch(turn.sends)
         future: asyncio.Future[list[Outcome]] = hub.loop.create_future()
         hub.send(self._outgoing(turn.sends, _into(future), then=calls))
         try:
             outcomes = await future
-        except StatementError as error:
-            if settlement is not None and isinstance(settlement.delivery.token, Taken):
-                settlement.delivery.token.is_spent = False
-            if error.sqlstate != _REFUSED:
+        except LayerUnavailable as error:
+            _unspend(unspent, error)
+            if not isinstance(error, StatementError) or error.sqlstate != _REFUSED:
                 raise
             outcomes = await self.asend_batch(turn.sends)
             if settlement is not None and all(outcome.is_final for outcome in outcomes):
@@ -588,7 +618,9 @@ class PostgreSQLLayer(DatabaseLayer):
         answers = await hub.run(calls)
         groups = sorted({text(row[0]) for row in answers[1]})
         if groups:
-            await hub.run([(statements.drop_targets, (target.encode(), texts(groups)))])
+            gone = (target.encode(), texts(groups))
+            # Held first: otherwise a member that comes at this moment would lose its group.
+            await hub.run([(statements.hold_targets, gone), (statements.drop_targets, gone)])
 
     # Processes.
 
@@ -671,7 +703,7 @@ class PostgreSQLLayer(DatabaseLayer):
         [rows] = await self._hub().run([(self.statements.dead, parameters)])
         letters = []
         for row in rows:
-            content, headers = unpack(row[2] or b"")
+            content, headers = unpack_dead(row[2] or b"")
             letters.append(
                 DeadLetter(
                     id=str(number(row[0])),
@@ -876,6 +908,8 @@ class _Exchanging:
         hub.send(outgoing)
 
     def _receive(self) -> None:
+        if self._reader is not None or self._found is not None:
+            return
         if not self._channels or self._is_over:
             self._received([])
             return
@@ -979,6 +1013,20 @@ def _tokens(deliveries: Sequence[Delivery]) -> tuple[bytes, bytes, bytes]:
         bigints([delivery.token[0] for delivery in deliveries]),
         ints([delivery.token[1] for delivery in deliveries]),
     )
+
+
+def _unspent(settlements: Sequence[Settlement]) -> list[Taken]:
+    """The tokens that settling will spend."""
+    return [
+        token for one in settlements if isinstance(token := one.delivery.token, Taken) and not token.is_spent
+    ]
+
+
+def _unspend(tokens: Sequence[Taken], error: LayerUnavailable) -> None:
+    """Settling failed: where it certainly did nothing, it can be repeated."""
+    if not isinstance(error, ConnectionLost):
+        for token in tokens:
+            token.is_spent = False
 
 
 def _dead_ids(ids: Sequence[str]) -> bytes:

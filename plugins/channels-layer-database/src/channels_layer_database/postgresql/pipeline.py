@@ -38,9 +38,11 @@ class StatementError(LayerUnavailable):
         self.sqlstate = sqlstate
 
 
-_FATAL = ("57P", "08", "53", "25006", "XX")
-"""Classes of errors after which a connection is of no use: shutting down, broken, out of resources, a read-only
-standby, internal."""
+_FATAL = ("57P", "08", "XX")
+"""Classes of errors after which a connection is of no use: shutting down, broken, internal. What was asked may have
+happened."""
+_USELESS = ("53", "25006")
+"""Out of resources, a read-only standby: the connection is given up too, but what was asked did not happen."""
 _PINNED = "SELECT " + ", ".join(f"set_config('{name}', '{value}', true)" for name, value in PINS.items())
 _LOCAL_DURABLE = _PINNED.encode()
 _LOCAL = f"{_PINNED}, set_config('synchronous_commit', 'off', true)".encode()
@@ -72,6 +74,8 @@ class Pipeline:
         loop: asyncio.AbstractEventLoop,
         on_notify: Callable[[str, str], None],
         on_lost: Callable[[Exception], None],
+        *,
+        answer_timeout: float = 30.0,
     ) -> None:
         pq = require_psycopg()
         self.is_session = link.is_session
@@ -84,6 +88,10 @@ class Pipeline:
         self._socket = link.pgconn.socket
         self._is_writing = False
         self.is_lost = False
+        self._answer_timeout = answer_timeout
+        self._watch: asyncio.TimerHandle | None = None
+        self._watched: _Group | None = None
+        self._watched_since = 0.0
         status = pq.ExecStatus
         self._sync, self._aborted = status.PIPELINE_SYNC, status.PIPELINE_ABORTED
         self._rows, self._command = status.TUPLES_OK, status.COMMAND_OK
@@ -111,7 +119,24 @@ class Pipeline:
         except Exception as error:  # noqa: BLE001 - libpq's complaint, whatever its class: the connection is of no use
             self._lose(error)
             return
+        if self._watch is None:
+            self._watched = None
+            self._watch = self._loop.call_later(self._answer_timeout / 4, self._look_after)
         self._flush()
+
+    def _look_after(self) -> None:
+        """Give the connection up where the answer that is due has not come for too long: a server that stands still,
+        or a network that swallows everything, does not say so."""
+        self._watch = None
+        if self.is_lost or not self._groups:
+            return
+        now = self._loop.time()
+        if self._groups[0] is not self._watched:
+            self._watched, self._watched_since = self._groups[0], now
+        elif now - self._watched_since >= self._answer_timeout:
+            self._lose(ConnectionLost(f"PostgreSQL has not answered for {self._answer_timeout:g} s."))
+            return
+        self._watch = self._loop.call_later(self._answer_timeout / 4, self._look_after)
 
     def _send_prepared(self, group: _Group, calls: Sequence[Call], durable: bool) -> None:
         pgconn, prepared, plan = self._pgconn, self._prepared, group.plan
@@ -154,6 +179,8 @@ class Pipeline:
         self._loop.remove_writer(self._socket)
         self._is_writing = False
         self._flush()
+        if not self.is_lost:
+            self._read()  # while it could not write, libpq may have read what the socket will not announce again
 
     def _read(self) -> None:
         pgconn, groups = self._pgconn, self._groups
@@ -167,7 +194,7 @@ class Pipeline:
                     if self.is_lost:
                         return
             while (notify := pgconn.notifies()) is not None:
-                self._on_notify(notify.relname.decode(), notify.extra.decode())
+                self._on_notify(notify.relname.decode(), notify.extra.decode(errors="replace"))
         except Exception as error:  # noqa: BLE001 - as above
             self._lose(error)
 
@@ -198,6 +225,10 @@ class Pipeline:
         text = result.get_error_message().strip()
         if state.startswith(_FATAL):
             raise ConnectionLost(text)
+        if state.startswith(_USELESS):
+            raise StatementError(text, state)
+        if state == "26000":
+            self._prepared.clear()
         if state == "42P01":
             text = (
                 f"{text}. The layer's tables are missing: put 'channels_layer_database' into INSTALLED_APPS and run"
@@ -217,12 +248,19 @@ class Pipeline:
         )
         groups, self._groups = list(self._groups), deque()
         self._on_lost(lost)
-        for group in groups:
-            group.done(lost)
+        for number, group in enumerate(groups):
+            group.done(error if number == 0 and isinstance(error, StatementError) else lost)
+
+    def give_up(self, error: Exception) -> None:
+        """Give the connection up. Who waits for an answer hears that it will not come."""
+        self._lose(error)
 
     def close(self) -> None:
         """Give the connection up. Nobody is told."""
         self.is_lost = True
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
         if not self._loop.is_closed():
             self._loop.remove_reader(self._socket)
             if self._is_writing:

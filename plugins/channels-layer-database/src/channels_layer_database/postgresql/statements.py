@@ -27,6 +27,18 @@ What is switched off counts as very dear, and dear statements are what servers w
 seconds, where the statement takes microseconds. So that is off too.
 """
 
+SESSION = {
+    "statement_timeout": "0",
+    "transaction_timeout": "0",
+    "lock_timeout": "0",
+    "idle_session_timeout": "0",
+    "default_transaction_isolation": "read committed",
+    "default_transaction_read_only": "off",
+}
+"""What a role, a database or OPTIONS may have set for the project's sessions, and the layer's do otherwise: they wait
+for messages for hours, write, and see what others have committed while they waited for a lock. Those that a server
+does not know are left out."""
+
 _NOW = "statement_timestamp()"
 _RENEWED = "(SELECT max(q.lease) - {lease} * interval '1 second' FROM {p}proc q HAVING {away})".replace(
     "{away}", f"max(q.lease) < {_NOW} + {{lease}} / 2 * interval '1 second'"
@@ -130,7 +142,7 @@ _PICK = """SELECT m.ctid FROM unnest($1::text[], $2::bigint[], $3::int[], $4::te
     LATERAL (
         SELECT m.ctid FROM {p}msg m
         WHERE m.key = u.key AND m.id >= u.low
-          AND (u.prefixes IS NULL OR m.prefix = ANY(string_to_array(u.prefixes, ' '))){free}
+          AND (u.prefixes IS NULL OR m.prefix IS NULL OR m.prefix = ANY(string_to_array(u.prefixes, ' '))){free}
         ORDER BY m.id LIMIT u.n FOR UPDATE OF m SKIP LOCKED
     ) m
     LIMIT $5::int"""
@@ -198,6 +210,10 @@ _BURY = f"""WITH done AS (
     INSERT INTO {{p}}dead (key, dest, size, attempt, reason, body)
     SELECT key, dest, size, attempt, reason, body FROM done ORDER BY n RETURNING 1
 ) SELECT count(*)::int FROM buried"""
+
+_SET_ASIDE = """INSERT INTO {p}dead (key, size, attempt, reason, body)
+SELECT a.key, a.size, a.attempt, a.reason, a.body
+FROM unnest($1::text[], $2::int[], $3::int[], $4::text[], $5::bytea[]) AS a(key, size, attempt, reason, body)"""
 
 _PUT_BACK = f"""WITH place AS MATERIALIZED ({_FRONT}), done AS (
     INSERT INTO {{p}}msg (id, key, prefix, dest, room, size, attempt, taken, since, expires, body)
@@ -282,6 +298,9 @@ _CLOSE = f"""WITH noted AS (
 SELECT l.grp FROM left_ l, woken w"""
 
 _CLOSE_PLAIN = "DELETE FROM {p}grp g WHERE g.target = $1::text AND g.proc IS NULL"
+
+_HOLD_TARGETS = """SELECT 1 FROM {p}grp g WHERE g.target = $1::text AND g.grp = ANY($2::text[])
+ORDER BY g.grp FOR UPDATE"""
 
 _DROP_TARGETS = """DELETE FROM {p}grp g WHERE g.target = $1::text AND g.grp = ANY($2::text[]) AND NOT EXISTS (
     SELECT FROM {p}member m WHERE m.grp = g.grp AND m.target = g.target)"""
@@ -378,11 +397,14 @@ class Statement:
     text: bytes
     is_kept: bool = True
     """Whether the connection keeps it prepared."""
+    quiet: Statement | None = None
+    """The same without a notification, for when the server takes no more of them."""
 
 
 def _named(name: str, text: str, prefix: str, lease: float) -> Statement:
-    text = text.replace("{p}", prefix).replace("{lease}", f"{lease:.3f}")
-    return Statement(f"{prefix}{name}".encode(), text.encode())
+    quiet = _named(f"{name}_quiet", text.replace(_WAKE, "(k.low)"), prefix, lease) if _WAKE in text else None
+    whole = text.replace("{p}", prefix).replace("{lease}", repr(float(lease)))
+    return Statement(f"{prefix}{name}".encode(), whole.encode(), quiet=quiet)
 
 
 class Statements:
@@ -403,6 +425,7 @@ class Statements:
         self.requeue = make("requeue", _REQUEUE)
         self.bury = make("bury", _BURY)
         self.put_back = make("put_back", _PUT_BACK)
+        self.set_aside = make("set_aside", _SET_ASIDE)
         self.purge = make("purge", _PURGE)
         self.keys = make("keys", _KEYS)
         self.alone = make("alone", _ALONE)
@@ -412,6 +435,7 @@ class Statements:
         self.hold_target = make("hold_target", _HOLD_TARGET)
         self.discard_member = make("discard_member", _DISCARD_MEMBER)
         self.drop_target = make("drop_target", _DROP_TARGET)
+        self.hold_targets = make("hold_targets", _HOLD_TARGETS)
         self.drop_targets = make("drop_targets", _DROP_TARGETS)
         self.close_channel = make("close_channel", _CLOSE)
         self.close_plain = make("close_plain", _CLOSE_PLAIN)

@@ -18,7 +18,7 @@ from channels_core.names import process_of
 from channels_layer_database.postgresql.encoding import bigints, float8, integer, ints, number, text, texts
 from channels_layer_database.postgresql.outgoing import LOWEST
 from channels_layer_database.postgresql.pipeline import Answers, Call, Row
-from channels_layer_database.rows import ADD, BROADCAST, DISCARD, unpack
+from channels_layer_database.rows import ADD, BROADCAST, DISCARD, UnreadableRow, unpack
 
 if TYPE_CHECKING:
     from channels_layer_database.memberships import LocalMembers
@@ -293,6 +293,7 @@ class Station:
         found: list[Delivery] = []
         expired: list[Row] = []
         doomed: list[Row] = []
+        unreadable: list[tuple[Row, bool]] = []
         self._halves = 0 if is_whole or self._halves else 1
         is_more = self._halves == 1
         for (units, share, marks), rows in zip(asked, answers, strict=True):
@@ -303,18 +304,31 @@ class Station:
                 if row[10] != b"\x01":
                     expired.append(row)
                 else:
-                    self._deliver(row, found, doomed, is_leased=units is self.leased)
+                    try:
+                        self._deliver(row, found, doomed, is_leased=units is self.leased)
+                    except UnreadableRow:
+                        unreadable.append((row, units is self.leased))
             if units is self.leased and rows:
                 self._hub.layer.counters.redelivered += number(rows[0][11])
         if found:
             self._is_active = True
         if expired:
             self._hub.expired(expired, are_leased=[row for row in expired if number(row[7])])
-        if doomed:
+        if unreadable:
+            self._hub.set_aside(
+                unreadable, lambda: self._after_unreadable(found, doomed, is_more or not found)
+            )
+        elif doomed:
             self._hub.bury_exhausted(doomed, lambda: self._distribute(found, is_more))
         elif expired and is_more and not found:
             # A backlog of dead rows: away with them by the thousand, before anybody waits for the next live one.
             self._hub.purge([unit.key for unit in self.units.values()], lambda: self._distribute([], True))
+        else:
+            self._distribute(found, is_more)
+
+    def _after_unreadable(self, found: list[Delivery], doomed: list[Row], is_more: bool) -> None:
+        if doomed:
+            self._hub.bury_exhausted(doomed, lambda: self._distribute(found, is_more))
         else:
             self._distribute(found, is_more)
 
@@ -434,7 +448,10 @@ def credits_of(rows: Sequence[Row | tuple[bytes | None]]) -> list[dict[str, str 
     for row in rows:
         body = row[-1] or b""
         if CREDIT.encode() in body:
-            headers = unpack(body)[1]
+            try:
+                headers = unpack(body)[1]
+            except UnreadableRow:
+                continue
             if CREDIT in headers:
                 found.append(headers)
     return found

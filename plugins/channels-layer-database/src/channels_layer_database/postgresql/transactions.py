@@ -38,7 +38,7 @@ FROM {{p}}grp g WHERE g.grp = %s AND CASE
 
 
 def send_in_transaction(layer: PostgreSQLLayer, sends: Sequence[Send]) -> list[Outcome] | None:
-    """Write ``sends`` in the open transaction; ``None`` where there is none.
+    """Write ``sends`` in the open transaction; ``None`` where there is none. Without autocommit there always is one.
 
     The connection is the alias' own whatever database routers say: the tables of the layer are there and nowhere else.
     """
@@ -46,19 +46,23 @@ def send_in_transaction(layer: PostgreSQLLayer, sends: Sequence[Send]) -> list[O
     from django.db.utils import InterfaceError, OperationalError
 
     connection = connections[layer.using]
-    if not connection.in_atomic_block:
+    is_manual = not (
+        connection.settings_dict["AUTOCOMMIT"] if connection.connection is None else connection.autocommit
+    )
+    if not connection.in_atomic_block and not is_manual:
         return None
+    wake = "inside" if not connection.in_atomic_block else layer.wake_when  # on_commit() needs atomic()
     woken: dict[str, int] = {}
     try:
         with connection.cursor() as cursor:
             writer = _Writer(layer, cursor, woken)
             outcomes = [writer.send(send) for send in sends]
-            if layer.wake_when == "inside":
+            if wake == "inside":
                 for key, low in woken.items():
                     cursor.execute(_NOTIFY.replace("{p}", layer.prefix), (key, str(low)))
     except (InterfaceError, OperationalError) as error:
         raise LayerUnavailable(f"The message could not be written in the transaction: {error}") from error
-    if layer.wake_when == "after" and woken:
+    if wake == "after" and woken:
         connection.on_commit(lambda: _wake(layer, woken))
     return outcomes
 
