@@ -67,7 +67,9 @@ class DelaySite(Project):
     def __init__(
         self, folder: Path, database: dict[str, Any], backend: str = "sqlite_layer.layer.SqliteBackend"
     ):
-        own = {"path": str(folder / "layer.sqlite3")} if backend != "database" else {}
+        own: dict[str, Any] = {"path": str(folder / "layer.sqlite3")} if backend != "database" else {}
+        if backend == "database" and database["ENGINE"].endswith("sqlite3"):
+            own["shared"] = True  # in the very file
         options = {**own, **OPTIONS}
         super().__init__(
             folder,
@@ -78,7 +80,7 @@ class DelaySite(Project):
         assert done.returncode == 0, done.stderr
         if backend == "database":
             connections.settings["delay"] = {**connections.settings["default"], **database}
-            self.layer = ChannelLayer(DatabaseLayer(using="delay", **OPTIONS))
+            self.layer = ChannelLayer(DatabaseLayer(using="delay", **options))
         else:
             self.layer = ChannelLayer(SqliteBackend(**options))
 

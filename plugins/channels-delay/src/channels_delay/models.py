@@ -83,7 +83,7 @@ class DelayedMessage(models.Model):
 
 
 class Receipt(models.Model):
-    """An order that has been accepted, kept for as long as it may come again.
+    """An order that has been accepted and not settled, so that it may come again.
 
     An order on an at-least-once channel whose server dies before it has settled it is handed to another server. The
     receipt, written together with the delayed message, tells that one that nothing is left to do.

@@ -9,6 +9,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from time import monotonic
 from types import FrameType
 from typing import Final
@@ -43,6 +44,9 @@ _RETRY_AFTER: Final = timedelta(seconds=1)
 _CLEAN_EVERY: Final = 300.0
 _SAME_REQUEST: Final = 1.0
 
+_SAFE: Final = 0.8
+"""The part of a lease that is counted on; the rest is for clocks, and for the way to the engine."""
+
 _AWAY: Final = (OperationalError, InterfaceError)
 
 
@@ -70,9 +74,13 @@ class DelayServer:
         self._thread: threading.Thread | None = None
         self._process: str | None = None
         self._renew_at = 0.0
+        self._process_until = 0.0
+        self._leases_until = 0.0
         self._clean_at = 0.0
         self._unkept: list[Delivery] = []
         """Orders in hand, while the database is away."""
+        self._is_in_doubt = False
+        """Whether they, or some of them, may be in the table: the database went away while it was told."""
         self._sent: list[int] = []
         """Rows whose messages are gone, until the table knows."""
         self._put_off: dict[int, datetime] = {}
@@ -133,7 +141,7 @@ class DelayServer:
     def _end(self) -> None:
         try:
             if self._unkept:
-                self._backend.settle([Settlement(one, Verdict.RELEASE) for one in self._unkept])
+                self._give_back()
             if self._process is not None:
                 self._backend.close_process(self._process)
         except LayerUnavailable as error:
@@ -164,6 +172,7 @@ class DelayServer:
         if wait <= 0:
             self._send_due()
             wait = 0.0
+        self._leases_until = monotonic() + self._backend.lease * _SAFE
         self._unkept = self._backend.receive_batch(
             (DELAY_CHANNEL,),
             limit=_AT_ONCE,
@@ -179,6 +188,8 @@ class DelayServer:
         now = monotonic()
         if now < self._renew_at:
             return
+        if self._unkept and not self._is_ours(self._unkept):
+            self._give_back()
         process = self._process
         if process is None or not self._backend.renew_process(
             process, counters=self.layer.counters.as_dict()
@@ -188,7 +199,20 @@ class DelayServer:
         leased = [delivery for delivery in self._unkept if delivery.is_leased]
         if leased:
             self._backend.renew_leases(leased)
+            self._leases_until = now + self._backend.lease * _SAFE
+        self._process_until = now + self._backend.process_lease * _SAFE
         self._renew_at = now + min(self._backend.process_lease, self._backend.lease) / 3
+
+    def _is_ours(self, orders: Sequence[Delivery]) -> bool:
+        """Whether none of ``orders`` can have been handed to another server, for want of a sign of life."""
+        until = min(self._process_until, self._leases_until)
+        return monotonic() < until or not any(order.is_leased for order in orders)
+
+    def _give_back(self) -> None:
+        """Release the orders in hand; of those that are another server's by now nothing happens."""
+        begun = self._is_in_doubt  # then whoever gets them has to look for receipts
+        orders, self._unkept, self._is_in_doubt = self._unkept, [], False
+        self._backend.settle([Settlement(one, Verdict.RELEASE, is_begun=begun) for one in orders])
 
     def _clean(self) -> None:
         if monotonic() >= self._clean_at:
@@ -207,35 +231,55 @@ class DelayServer:
             except BadOrder as error:
                 logger.error("A message on %r was skipped: %s.", DELAY_CHANNEL, error)
                 settlements.append(Settlement(delivery, Verdict.DONE))
+        receipts: list[int] = []
         try:
-            self._accept(fresh)
-            settlements += [Settlement(delivery, Verdict.DONE) for delivery, _ in fresh]
+            settlements += self._accept_all(fresh, receipts)
+        except table.NotOurs:
+            self._give_back()
+            return
         except _AWAY:
+            self._is_in_doubt = True
             raise
-        except DatabaseError:
-            settlements += self._accept_one_by_one(fresh)
-        self._unkept = []
+        orders, self._unkept, self._is_in_doubt = self._unkept, [], False
         leased = [settlement for settlement in settlements if settlement.delivery.is_leased]
         if leased:
             self._backend.settle(leased)
+        # Settled too late, they come to another server, which has to find the receipts.
+        if receipts and self._is_ours(orders):
+            table.forget(receipts)
 
-    def _accept(self, orders: Sequence[tuple[Delivery, Order]]) -> None:
-        if orders:
-            table.accept(
-                [order for delivery, order in orders if delivery.attempt == 1],
-                [order for delivery, order in orders if delivery.attempt > 1],
-                self.layer.alias,
-                with_receipts=any(delivery.is_leased for delivery, _ in orders),
-            )
+    def _accept_all(self, orders: Sequence[tuple[Delivery, Order]], receipts: list[int]) -> list[Settlement]:
+        try:
+            receipts += self._accept(orders)
+        except _AWAY:
+            raise
+        except DatabaseError:
+            return self._accept_one_by_one(orders, receipts)
+        return [Settlement(delivery, Verdict.DONE) for delivery, _ in orders]
 
-    def _accept_one_by_one(self, orders: Sequence[tuple[Delivery, Order]]) -> list[Settlement]:
+    def _accept(self, orders: Sequence[tuple[Delivery, Order]]) -> list[int]:
+        if not orders:
+            return []
+        fresh: list[Order] = []
+        repeated: list[Order] = []
+        for delivery, order in orders:
+            (repeated if delivery.attempt > 1 or self._is_in_doubt else fresh).append(order)
+        deliveries = [delivery for delivery, _ in orders]
+        return table.accept(fresh, repeated, self.layer.alias, is_ours=partial(self._is_ours, deliveries))
+
+    def _accept_one_by_one(
+        self, orders: Sequence[tuple[Delivery, Order]], receipts: list[int]
+    ) -> list[Settlement]:
         """One of them is more than the table takes: find it, so that the others are kept."""
         settlements = []
         for delivery, order in orders:
             try:
-                self._accept([(delivery, order)])
+                receipts += self._accept([(delivery, order)])
                 settlements.append(Settlement(delivery, Verdict.DONE))
             except _AWAY:
+                raise
+            except table.NotOurs:
+                self._is_in_doubt = True  # some are kept, which whoever gets them has to know
                 raise
             except DatabaseError as error:
                 logger.error(
@@ -265,7 +309,13 @@ class DelayServer:
                 content, headers = from_text(row.content), {DELAYED: row.pk}
                 sends.append(self.layer.prepare(row.channel_name, content, headers))
                 tried.append(row)
-            except (InvalidNameError, InvalidMessageError, MessageTooLarge, ValueError) as error:
+            except (
+                InvalidNameError,
+                InvalidMessageError,
+                MessageTooLarge,
+                ValueError,
+                RecursionError,
+            ) as error:
                 self._give_up(row, str(error))
         try:
             if sends and not self._send_and_tell(tried, sends):
@@ -279,12 +329,23 @@ class DelayServer:
         """Send and tell the table in one transaction, where the layer keeps its messages in the same database."""
         if not self._backend.is_transactional:
             return False
-        with transaction.atomic(using=table.database()):
-            outcomes = self._backend.send_in_transaction(sends)
-            if outcomes is None:
-                return False
-            self._note(rows, sends, outcomes)
-            self._tell_table()
+        dropped = [*self._sent]
+        try:
+            with transaction.atomic(using=table.database()):
+                ours = table.still_claimed(rows)
+                pairs = [(row, send) for row, send in zip(rows, sends, strict=True) if row.pk in ours]
+                kept, leaving = [row for row, _ in pairs], [send for _, send in pairs]
+                outcomes = self._backend.send_in_transaction(leaving) if pairs else []
+                if outcomes is None:
+                    return False
+                self._note(kept, leaving, outcomes)
+                self._tell_table()
+        except BaseException:
+            # The sends were taken back, so they are due as they were; where the commit was only not heard of, the rows
+            # are gone.
+            self._sent = dropped
+            self._put_off = {row.pk: row.due_date for row in rows}
+            raise
         return True
 
     def _note(
