@@ -64,3 +64,24 @@ class TestOnACluster(LayerConformance):
 
     def make_backend(self, **options: Any) -> RedisBackend:
         return RedisBackend(cluster=self.running.hosts, **options)
+
+
+class TestOnSeveralServers(LayerConformance):
+    """Servers that know nothing of each other, as lists of hosts named them in Channels 1.x."""
+
+    running: ClassVar[list[RedisServer]]
+
+    @pytest.fixture(autouse=True, scope="class")
+    @classmethod
+    def servers(cls) -> Iterator[None]:
+        with RedisServer("valkey") as one, RedisServer("valkey") as other:
+            cls.running = [one, other]
+            yield
+
+    @pytest.fixture(autouse=True)
+    def empty(self, servers: None) -> None:
+        for server in self.running:
+            server.do("FLUSHALL")
+
+    def make_backend(self, **options: Any) -> RedisBackend:
+        return RedisBackend(hosts=[server.url for server in self.running], **options)
