@@ -11,7 +11,7 @@ from channels_layer_database.dbapi.groups import STAYING
 from channels_layer_database.dbapi.places import SHARED
 from channels_layer_database.dbapi.sending import insert
 from channels_layer_database.dbapi.session import Row, Transaction, marks
-from channels_layer_database.rows import unpack
+from channels_layer_database.rows import unpack_dead
 
 __all__ = [
     "AT_ONCE",
@@ -78,7 +78,7 @@ def dead_letters(tx: Transaction, channel: str | None, limit: int) -> list[DeadL
     for dead_id, key, _, attempt, reason, at, body in tx.session.rows(
         f"SELECT {_DEAD} FROM {tx.layer.prefix}dead {where} ORDER BY serial LIMIT ?", values
     ):
-        content, headers = unpack(body)
+        content, headers = unpack_dead(body)
         letters.append(
             DeadLetter(
                 id=dead_id,

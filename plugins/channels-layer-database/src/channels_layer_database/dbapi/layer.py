@@ -32,7 +32,7 @@ from channels_layer_database.dbapi import figures, groups, processes, settling
 from channels_layer_database.dbapi.places import Places
 from channels_layer_database.dbapi.sending import Rooms, put_all, put_one
 from channels_layer_database.dbapi.session import Busy, Transaction
-from channels_layer_database.dbapi.taking import Members, Turns, peek, take
+from channels_layer_database.dbapi.taking import Leases, Members, Turns, peek, take
 from channels_layer_database.layer import DatabaseLayer
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ class SerialLayer(DatabaseLayer):
         self.rooms = Rooms()
         self.turns = Turns()
         self.members = Members()
+        self.leases = Leases(self.lease)
         self._is_closed = False
         self._reset()
 
@@ -474,7 +475,7 @@ class SerialLayer(DatabaseLayer):
     ) -> Exchange:
         wakes = self._wakes
         plan = self.places.plan(tuple(channels)) if channels and limit > 0 else None
-        exchange = await self._run_sync(partial(self._exchange, turns, plan, limit, process))
+        exchange = await self._aexchange_once(partial(self._exchange, turns, plan, limit, process))
         if not self._must_wait(exchange, plan, timeout):
             return exchange
         assert plan is not None
@@ -484,6 +485,10 @@ class SerialLayer(DatabaseLayer):
             if not turns:
                 raise
             return exchange
+
+    async def _aexchange_once(self, call: Callable[[], Exchange]) -> Exchange:
+        """The exchange without its wait; cancelled, it loses nothing that was taken."""
+        return await self._run_sync(call)
 
     @staticmethod
     def _must_wait(exchange: Exchange, plan: Plan | None, timeout: float | None) -> bool:

@@ -20,11 +20,11 @@ import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from channels_core.exceptions import InvalidChannelLayerError, LayerUnavailable, SendUncertain
-from channels_core.layers import Delivery, Outcome, Send, Settlement, Verdict
-from channels_layer_database.databases import new_wrapper
+from channels_core.layers import Delivery, Exchange, Outcome, Send, Settlement, Verdict
+from channels_layer_database.databases import is_manual, new_wrapper
 from channels_layer_database.dbapi.doorbell import Doorbell, short_directory
 from channels_layer_database.dbapi.layer import SerialLayer
 from channels_layer_database.dbapi.session import Busy, Row, Session, Transaction, marks
@@ -160,7 +160,7 @@ class MySQLSession(Session):
                 f"The tables of the layer are not in its database ({self._describe()}): {error}. Put"
                 " 'channels_layer_database' into INSTALLED_APPS and run migrate on this alias of DATABASES."
             )
-        return error
+        return LayerUnavailable(f"The server of the layer ({self._describe()}) refused a statement: {error}.")
 
 
 class _CallersSession(MySQLSession):
@@ -286,9 +286,10 @@ class MySQLLayer(SerialLayer):
         session = MySQLSession(connection, driver, self.describe)
         try:
             connection.autocommit(True)
-            self._check_version(session)
-            session.run("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
-            session.run("SET SESSION innodb_lock_wait_timeout = 5")
+            is_mariadb = self._check_version(session)
+            session.run("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE")
+            longest = "max_statement_time" if is_mariadb else "max_execution_time"
+            session.run(f"SET SESSION innodb_lock_wait_timeout = 5, wait_timeout = 28800, {longest} = 0")
             if self._must_create:
                 for statement in create(self.prefix):
                     session.run(statement)
@@ -298,7 +299,8 @@ class MySQLLayer(SerialLayer):
             raise
         return session
 
-    def _check_version(self, session: MySQLSession) -> None:
+    def _check_version(self, session: MySQLSession) -> bool:
+        """Whether it is MariaDB."""
         [(text,)] = session.rows("SELECT VERSION()")
         version = tuple(int(part) for part in str(text).split("-")[0].split(".")[:3] if part.isdigit())
         is_mariadb = "mariadb" in str(text).lower()
@@ -307,6 +309,7 @@ class MySQLLayer(SerialLayer):
                 f"The server of the layer ({self.describe()}) is {text}: SKIP LOCKED, without which readers would wait"
                 " for each other, needs MariaDB 10.6 or MySQL 8.0.1. Use a newer server, or another layer."
             )
+        return is_mariadb
 
     def _now(self, session: Session) -> float:
         if self._clock is not None:
@@ -314,7 +317,8 @@ class MySQLLayer(SerialLayer):
         assert isinstance(session, MySQLSession)
         before = time.monotonic()
         if before - self._synced > _SYNC:
-            [(now,)] = session.rows("SELECT UNIX_TIMESTAMP(NOW(6))")
+            # UNIX_TIMESTAMP(NOW(6)) is an hour wrong while the server's clock on the wall runs through an hour twice.
+            [(now,)] = session.rows("SELECT TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) / 1e6")
             after = time.monotonic()
             if after - before < _SYNC_QUICKLY or before - self._synced > 3 * _SYNC:
                 self._offset = float(now) - (before + after) / 2
@@ -350,34 +354,45 @@ class MySQLLayer(SerialLayer):
         from channels_layer_database.dbapi.sending import put_all
 
         wrapper = connections[self.using]
-        if not wrapper.in_atomic_block:
+        is_without_atomic = is_manual(wrapper)
+        if not wrapper.in_atomic_block and not is_without_atomic:
             return None
         wrapper.validate_no_broken_transaction()
         wrapper.ensure_connection()
         driver: Any = wrapper.Database  # type: ignore[attr-defined]  # as above
         session = _CallersSession(wrapper.connection, driver, self.describe)
-        tx = Transaction(self, session, self._now(session))
         session.begin()
         with wrapper.wrap_database_errors:
+            tx = Transaction(self, session, self._now(session))
             outcomes = put_all(tx, sends)
-        transaction.on_commit(lambda: self._after(tx), using=self.using)
+        if (
+            is_without_atomic
+        ):  # nobody will say when it commits: readers who are woken too early look again by themselves
+            self._after(tx)
+        else:
+            transaction.on_commit(lambda: self._after(tx), using=self.using)
         return outcomes
 
     # The asynchronous view: one thread for each call, none for a wait.
 
     async def _atake(self, plan: Plan, limit: int, process: str | None) -> list[Delivery]:
-        taking = asyncio.ensure_future(self._run_sync(partial(self._take, plan, limit, process)))
+        return await self._run_errand(_Errand(partial(self._take, plan, limit, process), self._put_back))
+
+    async def _aexchange_once(self, call: Callable[[], Exchange]) -> Exchange:
+        return await self._run_errand(_Errand(call, lambda exchange: self._put_back(exchange.deliveries)))
+
+    async def _run_errand(self, errand: _Errand[T]) -> T:
         try:
-            return await asyncio.shield(taking)
+            return await self._run_sync(errand)
         except asyncio.CancelledError:
-            taking.add_done_callback(self._put_back)
+            errand.abandon()
             raise
 
-    def _put_back(self, taking: asyncio.Future[list[Delivery]]) -> None:
-        """The one who wanted it is gone: as if it had not been taken."""
-        if not taking.cancelled() and taking.exception() is None and taking.result():
-            released = [Settlement(delivery, Verdict.RELEASE) for delivery in taking.result()]
-            threading.Thread(target=self.settle, args=(released,), name="layer-give-back").start()
+    def _put_back(self, deliveries: Sequence[Delivery]) -> None:
+        """The one who wanted them is gone: as if they had not been taken."""
+        if deliveries:
+            with suppress(LayerUnavailable):  # then they are as lost as with a process that ends now
+                self.settle([Settlement(delivery, Verdict.RELEASE) for delivery in deliveries])
 
     # Looking without having been rung.
 
@@ -443,6 +458,37 @@ class MySQLLayer(SerialLayer):
         self._waiting = {}
         self._reset()
         self.doorbell.forget()
+
+
+class _Errand(Generic[T]):
+    """A call in a thread for a task that may be cancelled meanwhile; ``undo`` gets the result that nobody wants.
+
+    Both run in threads, since the task's loop may have ended by then.
+    """
+
+    def __init__(self, call: Callable[[], T], undo: Callable[[T], None]) -> None:
+        self._call = call
+        self._undo = undo
+        self._lock = threading.Lock()
+        self._found: list[T] = []
+        self._is_abandoned = False
+
+    def __call__(self) -> T:
+        found = self._call()
+        with self._lock:
+            self._found.append(found)
+            is_abandoned = self._is_abandoned
+        if is_abandoned:
+            self._undo(found)
+        return found
+
+    def abandon(self) -> None:
+        """Nobody waits any more."""
+        with self._lock:
+            self._is_abandoned = True
+            found = self._found.copy()
+        for one in found:
+            threading.Thread(target=self._undo, args=(one,), name="layer-give-back").start()
 
 
 _layers: weakref.WeakSet[MySQLLayer] = weakref.WeakSet()

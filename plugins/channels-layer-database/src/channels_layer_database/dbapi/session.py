@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from channels_core.headers import CREDIT
-from channels_layer_database.rows import unpack
+from channels_layer_database.rows import UnreadableRow, unpack
 
 if TYPE_CHECKING:
     from channels_layer_database.dbapi.layer import SerialLayer
@@ -130,6 +130,9 @@ class Transaction:
         self.count("expired", len(bodies))
         if self.layer.on_expired is not None:
             for body in bodies:
-                headers = unpack(body)[1]
+                try:
+                    headers = unpack(body)[1]
+                except UnreadableRow:
+                    continue
                 if CREDIT in headers:
                     self.expired.append(headers)

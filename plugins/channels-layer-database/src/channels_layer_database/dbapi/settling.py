@@ -119,11 +119,12 @@ def bury(tx: Transaction, key: str, size: int, attempt: int, reason: str, body: 
 
 def renew(tx: Transaction, ids: Sequence[int]) -> None:
     """Start these leases anew, where they run."""
+    end = tx.layer.leases.end(tx.now)
     for start in range(0, len(ids), _AT_ONCE):
         some = ids[start : start + _AT_ONCE]
         tx.session.run(
             f"UPDATE {tx.layer.prefix}lease SET lease = ? WHERE id IN ({marks(len(some))}) AND lease > ?",
-            (tx.now + tx.layer.lease, *some, tx.now),
+            (end, *some, tx.now),
         )
 
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from channels_core.exceptions import InvalidChannelLayerError, LayerUnavailable, TransactionError
 from channels_core.layer_views import in_running_loop
 from channels_core.layers import Outcome, Send
-from channels_layer_database.databases import new_wrapper
+from channels_layer_database.databases import is_manual, new_wrapper
 from channels_layer_database.dbapi.doorbell import Doorbell
 from channels_layer_database.dbapi.layer import SerialLayer
 from channels_layer_database.dbapi.session import Busy, Row, Session, Transaction
@@ -36,8 +36,8 @@ __all__ = ["SQLiteLayer"]
 T = TypeVar("T")
 
 _OLDEST: Final = (3, 35)
-_BUSY: Final = {5, 6}
-"""SQLITE_BUSY and SQLITE_LOCKED."""
+_BUSY: Final = {5, 6, 19}
+"""SQLITE_BUSY, SQLITE_LOCKED, and SQLITE_CONSTRAINT: two leases with one number."""
 _IDLE: Final = 1.0
 """Seconds between looks at the file where bells ring."""
 _FASTEST, _SLOWEST = 0.001, 0.05
@@ -360,7 +360,13 @@ class SQLiteLayer(SerialLayer):
             )
         from django.db import connections
 
-        if not connections[self.using].in_atomic_block:
+        connection = connections[self.using]
+        if not connection.in_atomic_block:
+            if is_manual(connection):
+                raise TransactionError(
+                    f"The connection to the database {self.using!r} is without autocommit, and on SQLite a message can"
+                    " be part of a transaction of transaction.atomic() alone. Use atomic()."
+                )
             return None
         return self.send_batch(sends)
 

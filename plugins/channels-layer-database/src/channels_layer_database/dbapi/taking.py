@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from random import getrandbits
+from time import time_ns
 from typing import TYPE_CHECKING, Any, Final
 
 from channels_core.layers import Delivery
 from channels_layer_database.dbapi.session import COLUMNS, LEASE_COLUMNS, Row, Taken, Transaction, marks
-from channels_layer_database.rows import BROADCAST, unpack
+from channels_layer_database.dbapi.settling import bury
+from channels_layer_database.rows import BROADCAST, UNREADABLE, UnreadableRow, unpack
 
 if TYPE_CHECKING:
     from channels_layer_database.dbapi.places import Plan
 
-__all__ = ["Members", "Turns", "peek", "take"]
+logger = logging.getLogger("channels.layer.database")
+
+__all__ = ["Leases", "Members", "Turns", "peek", "take"]
 
 _AT_ONCE: Final = 200
 _REMEMBERED: Final = 4096
@@ -37,6 +42,29 @@ class Turns:
             self._served.clear()
         self._turn += 1
         self._served[key] = self._turn
+
+
+class Leases:
+    """Numbers and ends of leases, growing in the order in which they are given: so what comes back together comes in
+    order. Numbers of two processes are hardly ever the same; then the transaction is tried again."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._last_number = 0
+        self._last_end = 0.0
+
+    def number(self) -> int:
+        """Of a new lease."""
+        self._last_number = max(self._last_number + 1, (time_ns() // 1_000_000 << 21) | getrandbits(21))
+        return self._last_number
+
+    def end(self, now: float) -> float:
+        """Of leases given or renewed together."""
+        end = now + self._seconds
+        if 0.0 <= self._last_end - end < 1.0:  # more: the clock was set back
+            end = self._last_end + 1e-6
+        self._last_end = end
+        return end
 
 
 class Members:
@@ -81,13 +109,14 @@ def take(tx: Transaction, plan: Plan, keys: Sequence[str], limit: int, process: 
     turns = tx.layer.turns
     waiting = turns.order(keys) if len(keys) > 1 else list(keys)
     leases: list[Row] = []
+    lease_end = tx.layer.leases.end(tx.now) if plan.has_leases else 0.0
     while waiting and len(deliveries) < limit:
         share = max(1, (limit - len(deliveries)) // len(waiting))
         for key in tuple(waiting):
             wanted = min(share, limit - len(deliveries))
             if wanted <= 0:
                 break
-            got, is_empty = _take_key(tx, key, plan.prefixes[key], wanted, process, leases)
+            got, is_empty = _take_key(tx, key, plan.prefixes[key], wanted, (process, lease_end), leases)
             if got:
                 turns.serve(key)
                 deliveries += got
@@ -103,7 +132,12 @@ def take(tx: Transaction, plan: Plan, keys: Sequence[str], limit: int, process: 
 
 
 def _take_key(
-    tx: Transaction, key: str, prefixes: tuple[str, ...], wanted: int, process: str | None, leases: list[Row]
+    tx: Transaction,
+    key: str,
+    prefixes: tuple[str, ...],
+    wanted: int,
+    lease: tuple[str | None, float],
+    leases: list[Row],
 ) -> tuple[list[Delivery], bool]:
     """Messages of one key, and whether there are no more."""
     where, values = "`key` = ?", (key,)
@@ -118,7 +152,7 @@ def _take_key(
             if row[9] <= tx.now:
                 expired.append(row[10])
             else:
-                delivery = _deliver(tx, row, process, leases)
+                delivery = _deliver(tx, row, lease, leases)
                 if delivery is not None:
                     deliveries.append(delivery)
         if expired:
@@ -130,13 +164,22 @@ def _take_key(
         asked = wanted if wanted > 1 or not expired else min(wanted, _AT_ONCE)
 
 
-def _deliver(tx: Transaction, row: Row, process: str | None, leases: list[Row]) -> Delivery | None:
+def _deliver(
+    tx: Transaction, row: Row, lease: tuple[str | None, float], leases: list[Row]
+) -> Delivery | None:
     _, key, prefix, dest, ver, _, size, attempt, since, _, body = row
-    content, headers = unpack(body)
+    try:
+        content, headers = unpack(body)
+    except UnreadableRow as error:
+        logger.error("A row of the layer, of %s, cannot be read and is set aside: %s.", key, error)
+        if prefix is None:
+            bury(tx, key, size, attempt, UNREADABLE, body)
+        return None
     if prefix is None:
         if tx.layer.places.of(key).is_leased:
-            token: Any = getrandbits(62)
-            leases.append((token, key, process, tx.now + tx.layer.lease, attempt, size, since, body))
+            token: Any = tx.layer.leases.number()
+            process, end = lease
+            leases.append((token, key, process, end, attempt, size, since, body))
             return Delivery(key, content, headers, (), attempt, token, True)
         return Delivery(key, content, headers, (), attempt, Taken(row))
     if dest.startswith(BROADCAST):
