@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from types import TracebackType
 from typing import Any, ClassVar
 
-from channels_core.exceptions import ConfigurationError
+from channels_core.exceptions import ConfigurationError, ConsumerControl
 from channels_core.message import Message
 from channels_core.routing import Consumer, is_async_consumer
 from channels_django.generic.consumers import Handler
@@ -14,6 +15,31 @@ from channels_django.generic.multiplexer import SendNotAvailableOnDemultiplexer,
 from channels_django.generic.websockets import JsonWebsocketConsumer
 
 __all__ = ["WebsocketDemultiplexer"]
+
+
+class _Failures:
+    """Keeps what goes wrong inside it for later. What a consumer says by an exception it lets through."""
+
+    def __init__(self) -> None:
+        self._errors: list[Exception] = []
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if not isinstance(error, Exception) or isinstance(error, ConsumerControl):
+            return False
+        self._errors.append(error)
+        return True
+
+    def report(self) -> None:
+        """Raise what was kept: one error as it is, several in a group."""
+        if len(self._errors) == 1:
+            raise self._errors[0]
+        if self._errors:
+            raise ExceptionGroup("Several streams failed when the socket closed.", self._errors)
 
 
 class WebsocketDemultiplexer(JsonWebsocketConsumer):
@@ -25,8 +51,7 @@ class WebsocketDemultiplexer(JsonWebsocketConsumer):
     then, and when it disconnects. The message is the same for all, with what decorators hang on it.
 
     All consumers have to be of one kind, plain or asynchronous, and the demultiplexer is of that kind too; otherwise
-    the
-    class cannot be made, which is a :class:`~channels_core.exceptions.ConfigurationError`.
+    the class cannot be made, which is a :class:`~channels_core.exceptions.ConfigurationError`.
     """
 
     consumers: ClassVar[Mapping[str, Consumer]] = {}
@@ -95,19 +120,25 @@ class WebsocketDemultiplexer(JsonWebsocketConsumer):
             self.message.content = whole
 
     def disconnect(self, message: Message, *args: Any, **kwargs: Any) -> Any:
-        """Tell every consumer."""
-        return self._run_all(message, kwargs)
+        """Tell every consumer, whichever of them fails: what that one raised is raised when all have been told."""
+        return self._run_all(message, kwargs, _Failures())
 
-    def _run_all(self, message: Message, kwargs: dict[str, Any]) -> Any:
+    def _run_all(self, message: Message, kwargs: dict[str, Any], failures: _Failures | None = None) -> Any:
         if self.is_async:
-            return self._arun_all(message, kwargs)
+            return self._arun_all(message, kwargs, failures)
         for stream, consumer in self.consumers.items():
-            consumer(message, **{**kwargs, "multiplexer": self._multiplexer(stream)})
+            with failures or nullcontext():
+                consumer(message, **{**kwargs, "multiplexer": self._multiplexer(stream)})
+        if failures is not None:
+            failures.report()
         return None
 
-    async def _arun_all(self, message: Message, kwargs: dict[str, Any]) -> None:
+    async def _arun_all(self, message: Message, kwargs: dict[str, Any], failures: _Failures | None) -> None:
         for stream, consumer in self.consumers.items():
-            await consumer(message, **{**kwargs, "multiplexer": self._multiplexer(stream)})
+            with failures or nullcontext():
+                await consumer(message, **{**kwargs, "multiplexer": self._multiplexer(stream)})
+        if failures is not None:
+            failures.report()
 
     def _multiplexer(self, stream: str) -> WebsocketMultiplexer:
         return self.multiplexer_class(stream, self._reply_channel)

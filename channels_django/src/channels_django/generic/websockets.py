@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from typing import Any, ClassVar
 
 from channels_core.channel import Channel, Group
@@ -42,7 +43,7 @@ class WebsocketConsumer(BaseConsumer):
 
     _handlers: ClassVar[tuple[str, ...]] = ("dispatch", "connect", "receive", "disconnect")
 
-    @property
+    @cached_property
     def path(self) -> str:
         """The path of the socket's URL."""
         path: str = self.message.content["path"]

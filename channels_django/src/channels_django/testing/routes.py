@@ -28,14 +28,14 @@ class apply_routes(ContextDecorator):  # noqa: N801 - read as a verb, as Django'
         self._before: list[list[tuple[str, Router]]] = []
 
     def __enter__(self) -> None:
-        before = []
-        for alias in self._aliases:
-            layer = channel_layers[alias]
-            entry = channel_layers.config.layers[alias]
-            router = channel_layers.plugins.load("router", entry.router)(self._routes)
-            before.append((alias, layer.router))
+        layers = [(alias, channel_layers[alias]) for alias in self._aliases]
+        routers = [
+            channel_layers.plugins.load("router", channel_layers.config.layers[alias].router)(self._routes)
+            for alias in self._aliases
+        ]
+        self._before.append([(alias, layer.router) for alias, layer in layers])
+        for (_, layer), router in zip(layers, routers, strict=True):
             layer.router = router
-        self._before.append(before)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
