@@ -13,7 +13,7 @@ from channels_core.exceptions import InvalidChannelLayerError
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
-__all__ = ["new_wrapper", "vendor_of"]
+__all__ = ["is_manual", "new_wrapper", "vendor_of"]
 
 
 def vendor_of(using: str) -> str:
@@ -43,3 +43,12 @@ def new_wrapper(using: str) -> BaseDatabaseWrapper:
     except ImproperlyConfigured as error:
         raise InvalidChannelLayerError(f"Option using is {using!r}, which cannot be used: {error}") from error
     return wrapper
+
+
+def is_manual(connection: BaseDatabaseWrapper) -> bool:
+    """Whether what is done on the connection waits for a commit though no ``atomic()`` is open: without autocommit."""
+    if connection.in_atomic_block:
+        return False
+    if connection.connection is None:
+        return not connection.settings_dict["AUTOCOMMIT"]
+    return not connection.autocommit

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from channels_core.exceptions import LayerUnavailable
 from channels_core.layers import Outcome, Send
+from channels_layer_database.databases import is_manual
 from channels_layer_database.postgresql.statements import ALIVE
 from channels_layer_database.rows import pack
 
@@ -46,10 +47,7 @@ def send_in_transaction(layer: PostgreSQLLayer, sends: Sequence[Send]) -> list[O
     from django.db.utils import InterfaceError, OperationalError
 
     connection = connections[layer.using]
-    is_manual = not (
-        connection.settings_dict["AUTOCOMMIT"] if connection.connection is None else connection.autocommit
-    )
-    if not connection.in_atomic_block and not is_manual:
+    if not connection.in_atomic_block and not is_manual(connection):
         return None
     wake = "inside" if not connection.in_atomic_block else layer.wake_when  # on_commit() needs atomic()
     woken: dict[str, int] = {}
