@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
@@ -66,17 +66,13 @@ class Cipher:
             self._masters[hashlib.sha256(b"id " + secret).digest()[:_KEY_ID]] = secret
         self._first = next(iter(self._masters))
         self._derived: OrderedDict[bytes, AESGCM] = OrderedDict()
-        self._pid = 0
-        self._sealing: AESGCM | None = None
-        self._head = b""
-        self._counter = count(1)
+        self._sealing: tuple[AESGCM, bytes, Iterator[int]] | None = None
+        """Key, head and counter: one value, so that no thread sees the counter of another key than its own."""
 
-    def _start(self) -> AESGCM:
+    def _start(self) -> tuple[AESGCM, bytes, Iterator[int]]:
         subkey_id = os.urandom(_SUBKEY_ID)
-        sealing = self._derive(self._first, subkey_id)
-        self._head, self._counter = self._first + subkey_id, count(1)
-        self._sealing, self._pid = sealing, os.getpid()
-        return sealing
+        self._sealing = sealing = self._derive(self._first, subkey_id), self._first + subkey_id, count(1)
+        return sealing  # two threads at once: each its own, and the later one stays
 
     def _derive(self, key_id: bytes, subkey_id: bytes) -> AESGCM:
         hkdf: Any = self._hkdf(algorithm=self._sha256(), length=32, salt=subkey_id, info=_INFO)
@@ -88,9 +84,9 @@ class Cipher:
 
     def seal(self, body: bytes, bound_to: bytes) -> bytes:
         """``body``, unreadable and unforgeable for who has none of the keys, and bound to ``bound_to``. Thread-safe."""
-        sealing = self._sealing or self._start()
-        number = next(self._counter).to_bytes(_COUNTER, "big")
-        return self._head + number + sealing.encrypt(b"\0\0\0\0" + number, body, bound_to)
+        key, head, counter = self._sealing or self._start()
+        number = next(counter).to_bytes(_COUNTER, "big")
+        return head + number + key.encrypt(b"\0\0\0\0" + number, body, bound_to)
 
     def open(self, sealed: bytes | memoryview, bound_to: bytes) -> bytes:
         """The body. Raises :class:`Unreadable` where no key fits, or it was changed, or is for another channel."""

@@ -91,8 +91,12 @@ class Envelope:
             zstandard = _zstandard()
         except InvalidChannelLayerError as error:
             raise Unreadable("it is compressed, and the package 'zstandard' is not installed") from error
+        packed = bytes(body)
         try:
-            expanded: bytes = zstandard.ZstdDecompressor().decompress(bytes(body), max_output_size=_LARGEST)
+            said = zstandard.frame_content_size(packed)  # where it says so, the limit below is not looked at
+            if said > _LARGEST:
+                raise Unreadable(f"it would expand to {said} bytes, more than any message has")
+            expanded: bytes = zstandard.ZstdDecompressor().decompress(packed, max_output_size=_LARGEST)
         except zstandard.ZstdError as error:
             raise Unreadable(f"it cannot be expanded: {error}") from error
         return expanded
