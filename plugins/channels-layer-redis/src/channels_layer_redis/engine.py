@@ -107,7 +107,7 @@ class Engine:
         self.leftovers: deque[Leftover] = deque()
         """Delivered by a read that waited, not yet removed: goes with the next call."""
         self.offset: float | None = None
-        """Seconds by which the server's clock is ahead of ours."""
+        """Seconds by which the server's clock is ahead of our monotonic one, which nobody sets."""
         self.wakes = 0
         self.before_call: Callable[[Plan], None] | None = None
         self.has_debts: Callable[[], bool] = bool
@@ -190,11 +190,17 @@ class Engine:
         """A plan; on one server it begins with what is owed from earlier reads."""
         plan = Plan(self.head)
         if not self.is_sharded:
-            while self.leftovers:
-                self.leftovers.popleft().add_to(plan)
+            while (leftover := self._next_leftover()) is not None:
+                leftover.add_to(plan)
             if self.before_call is not None:
                 self.before_call(plan)
         return plan
+
+    def _next_leftover(self) -> Leftover | None:
+        try:
+            return self.leftovers.popleft()
+        except IndexError:  # none, or another thread took it
+            return None
 
     def must_plan(self) -> bool:
         """Whether there is more to say with the next send than the send."""
@@ -234,9 +240,9 @@ class Engine:
     def pay_debts(self) -> Steps[None]:
         """Remove what earlier reads delivered, each on its server."""
         plans = []
-        while self.leftovers:
+        while (leftover := self._next_leftover()) is not None:
             plan = Plan(self.head)
-            self.leftovers.popleft().add_to(plan)
+            leftover.add_to(plan)
             plans.append(plan)
         if self.before_call is not None:
             plan = Plan(self.head)
@@ -244,7 +250,10 @@ class Engine:
             if plan:
                 plans.append(plan)
         if plans:
-            yield [plan.command() for plan in plans]
+            try:
+                yield [plan.command() for plan in plans]
+            except Unanswered as error:  # nothing of what the caller wants was asked yet
+                raise Unsent(str(error)) from error
 
     def hear(self, plan: Plan, reply: Reply) -> list[Any]:
         """Count and pass on what the script says; returns the deliveries, flat."""
@@ -254,7 +263,7 @@ class Engine:
         else:
             codes, now, redelivered, dead, expired, dropped, owed, taken = said
             if now:
-                self.offset = now / 1000 - time.time()
+                self.hear_time(now)
             counters = self.counters
             counters.redelivered += redelivered
             counters.dead += dead
@@ -291,7 +300,11 @@ class Engine:
 
     def now(self) -> float | None:
         """The server's time in seconds, as far as it is known."""
-        return None if self.offset is None else time.time() + self.offset
+        return None if self.offset is None else time.monotonic() + self.offset
+
+    def hear_time(self, now: int) -> None:
+        """The server's clock says ``now`` (ms)."""
+        self.offset = now / 1000 - time.monotonic()
 
     def unreadable(self, channel: str, error: Unreadable) -> None:
         """Count and log a message that nobody can read."""

@@ -154,12 +154,15 @@ class Figures:
 
     def _letter(self, channel: str, entry_id: bytes, fields: dict[bytes, bytes]) -> tuple[int, DeadLetter]:
         at = int(fields.get(b"a", b"0"))
-        attempt, _, _, _, group, locals_ = fields[b"x"].decode().split(":")
+        try:
+            attempt, _, _, _, group, locals_ = fields.get(b"x", b"").decode().split(":")
+        except ValueError:  # nobody of ours wrote it
+            attempt, group, locals_ = "1", "", ""
         content: dict[str, Any] = {}
         headers: dict[str, str | int] = {}
         reason = fields.get(b"r", b"").decode(errors="replace")
         try:
-            content, headers = self._engine.envelope.unpack(fields[b"m"], group or channel + locals_)
+            content, headers = self._engine.envelope.unpack(fields.get(b"m", b""), group or channel + locals_)
         except Unreadable as error:
             if "cannot be read" not in reason:
                 reason = f"{reason} (It cannot be read here: {error}.)"
@@ -169,7 +172,7 @@ class Figures:
             channel=channel,
             content=content,
             headers=headers,
-            attempt=int(attempt),
+            attempt=int(attempt) if attempt.isdecimal() else 1,
             reason=reason,
             age=max(0.0, now - at / 1e6),
         )
@@ -183,22 +186,11 @@ class Figures:
             if place is None:
                 continue
             queue, entry_id = place
-            key = self._engine.keys.of_channel("q", queue.name)
-            [reply] = yield [("XRANGE", key, entry_id, entry_id)]
-            entries = sure(reply)
-            if not entries:
-                continue
-            [reply] = yield [("XDEL", key, entry_id)]
-            if not sure(reply):  # somebody else was faster
-                continue
-            fields = _fields(entries[0][1])
-            _, _, _, size, group, locals_ = fields[b"x"].decode().split(":")
             plan = Plan(self._engine.head)
-            meta = f"1:::{size}:{group}:{locals_}" if group or locals_ else ""
-            plan.step("Q", plan.key(queue.key), "", 0, meta, fields[b"m"], queue.ttl)
+            plan.step("Y", plan.key(queue.key), entry_id, queue.ttl)
             [reply] = yield [plan.command()]
             self._engine.hear(plan, reply)
-            count += 1
+            count += plan.codes == b"1"
         return count
 
     def drop_dead(self, ids: Sequence[str]) -> Steps[int]:

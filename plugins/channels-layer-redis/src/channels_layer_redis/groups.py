@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from channels_core.names import prefix_of, process_of
 from channels_layer_redis.channels import Queue
 from channels_layer_redis.engine import Engine, Steps, sure
 from channels_layer_redis.scripts import CLOSE_CHANNEL, GUEST, MEMBER, MEMBERS
+from channels_layer_redis.transport import Command
 from channels_layer_redis.transport.scripts import Argument
 
 __all__ = ["Groups"]
@@ -35,21 +37,11 @@ class Groups:
         if process is None:
             yield from self._change_guest(verb, group, channel)
             return
-        keys = self._engine.keys
-        prefix = prefix_of(channel)
-        explicit = self._engine.options.explicit_capacity_of(prefix)
-        own = "" if explicit is None else explicit
-        of_process = [keys.of_process(letter, process) for letter in "pexi"]
-        of_group = [
-            keys.of_group("r", group),
-            keys.of_group("m", group, prefix),
-            keys.of_group("v", group),
-        ]
-        words: list[Argument] = [verb, "GP", prefix, channel[len(prefix) :], group, own, 0, 0]
         if not self._engine.is_sharded:
-            [reply] = yield [MEMBER.call([*of_process, *of_group], words)]
+            [reply] = yield [self._change_command(verb, group, channel)]
             sure(reply)
             return
+        of_process, of_group, words = self._sides(verb, group, channel)
         words[1] = "G"
         [reply] = yield [MEMBER.call(of_group, words)]
         changed = sure(reply)
@@ -62,6 +54,35 @@ class Groups:
             words[0], words[1] = "-", "G"
             [reply] = yield [MEMBER.call(of_group, words)]
             sure(reply)
+
+    def add_all(self, memberships: Sequence[tuple[str, str]]) -> Steps[None]:
+        """Many ``(group, channel)`` of one process at once, in one go where there is one server."""
+        if self._engine.is_sharded:
+            for group, channel in memberships:
+                yield from self.add(group, channel)
+            return
+        for reply in (yield [self._change_command("+", *membership) for membership in memberships]):
+            sure(reply)
+
+    def _change_command(self, verb: str, group: str, channel: str) -> Command:
+        """A change of what a process owns, both of its sides on one server."""
+        of_process, of_group, words = self._sides(verb, group, channel)
+        return MEMBER.call([*of_process, *of_group], words)
+
+    def _sides(self, verb: str, group: str, channel: str) -> tuple[list[str], list[str], list[Argument]]:
+        """The process's keys, the group's keys, and what is to be said to both."""
+        keys = self._engine.keys
+        prefix = prefix_of(channel)
+        process = process_of(channel) or ""
+        explicit = self._engine.options.explicit_capacity_of(prefix)
+        own = "" if explicit is None else explicit
+        of_process = [keys.of_process(letter, process) for letter in "pexi"]
+        of_group = [
+            keys.of_group("r", group),
+            keys.of_group("m", group, prefix),
+            keys.of_group("v", group),
+        ]
+        return of_process, of_group, [verb, "GP", prefix, channel[len(prefix) :], group, own, 0, 0]
 
     def _change_guest(self, verb: str, group: str, channel: str) -> Steps[None]:
         keys = self._engine.keys

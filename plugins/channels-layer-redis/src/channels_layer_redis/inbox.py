@@ -84,6 +84,10 @@ class Inbox:
         """Read, and not yet asked for."""
         self._members: dict[tuple[str, str], _Members] = {}
         self._unacknowledged: list[Entry] = []
+        self._acknowledged: list[Entry] = []
+        """The last ones whose removal was asked for."""
+        self._seen: frozenset[bytes] = frozenset()
+        """What must not be taken in again, where reading began anew."""
         self._read = 0
         """Entries of the stream up to the last one seen."""
 
@@ -99,6 +103,7 @@ class Inbox:
         """Forget what was read: the stream is about to be emptied."""
         self._waiting.clear()
         self._unacknowledged.clear()
+        self._acknowledged.clear()
         self._members.clear()
         self._read = 0
 
@@ -114,7 +119,7 @@ class Inbox:
         done = self._unacknowledged
         if not done and self._read < _TRIM_CONTROL_AT:
             return
-        self._unacknowledged = []
+        self._unacknowledged, self._acknowledged = [], done
         fields = Counter(entry.field for entry in done)
         size = sum(entry.size for entry in done if entry.field == "n")
         counts = [item for pair in fields.items() for item in pair]
@@ -133,51 +138,55 @@ class Inbox:
         found = sure(reply)
         if not found:
             return
+        seen = self._seen
         for entry_id, fields in found[0][1]:
-            self._last = entry_id
+            try:
+                mark, header = fields[0], fields[1].decode()
+                if entry_id in seen:
+                    pass
+                elif mark == b"=":
+                    name, size, own = header.split(":")
+                    cut = name.index("!") + 1
+                    prefix = name[:cut]
+                    field = sent_field(prefix, own)
+                    self._waiting.append(
+                        Entry(self, entry_id, prefix, (name[cut:],), "", int(size), field, fields[3])
+                    )
+                elif mark == b"*":
+                    prefix, size, own, group = header.split(":")
+                    members = self._members.get((group, prefix))
+                    locals_: tuple[str, ...] = ()
+                    if members is not None:
+                        if members.snapshot is None:
+                            members.snapshot = tuple(members.locals)
+                        locals_ = members.snapshot
+                    entry = Entry(
+                        self, entry_id, prefix, locals_, group, int(size), sent_field(prefix, own), fields[3]
+                    )
+                    if locals_:
+                        self._waiting.append(entry)
+                    else:
+                        self._unacknowledged.append(entry)
+                elif mark in (b"+", b"-"):
+                    yield from self._change(mark == b"+", header)
+                elif mark == b"?":
+                    self._members.clear()
+                    self._waiting.clear()
+                    self._unacknowledged.clear()
+            except (ValueError, IndexError) as error:
+                self._engine.unreadable(self.key, Unreadable(f"its entry is none of this layer's ({error})"))
+            self._last = entry_id  # only now: where it broke off, it is read again
             self._read += 1
-            mark, header = fields[0], fields[1].decode()
-            if mark == b"=":
-                name, size, own = header.split(":")
-                cut = name.index("!") + 1
-                prefix = name[:cut]
-                field = sent_field(prefix, own)
-                self._waiting.append(
-                    Entry(self, entry_id, prefix, (name[cut:],), "", int(size), field, fields[3])
-                )
-            elif mark == b"*":
-                prefix, size, own, group = header.split(":")
-                members = self._members.get((group, prefix))
-                locals_: tuple[str, ...] = ()
-                if members is not None:
-                    if members.snapshot is None:
-                        members.snapshot = tuple(members.locals)
-                    locals_ = members.snapshot
-                entry = Entry(
-                    self, entry_id, prefix, locals_, group, int(size), sent_field(prefix, own), fields[3]
-                )
-                if locals_:
-                    self._waiting.append(entry)
-                else:
-                    self._unacknowledged.append(entry)
-            elif mark in (b"+", b"-"):
-                yield from self._change(mark == b"+", header)
-            elif mark == b"?":
-                self._members.clear()
-                self._waiting.clear()
-                self._unacknowledged.clear()
 
     def _change(self, is_new: bool, header: str) -> Steps[None]:
         prefix, local, group, before, version = header.split(":")
+        number, known = int(version), int(before)
         members = self._members.setdefault((group, prefix), _Members())
-        number = int(version)
         if members.version is not None and number <= members.version:
             return
-        if before == "0":
+        if known == 0:
             members.locals.clear()
-        elif (
-            int(before) != members.version
-        ):  # of two changes at once the later may come first, or one not at all
+        elif known != members.version:  # of two changes at once the later may come first, or one not at all
             yield from self._pull(group, prefix, members)
             return
         members.version = number
@@ -198,6 +207,8 @@ class Inbox:
         members.version = int(version)
         members.locals = {local.decode(): None for local in locals_}
         members.snapshot = None
+        if not locals_ and not self._engine.is_sharded:
+            self._members.pop((group, prefix), None)
 
     def pull_all(self) -> Steps[None]:
         """Read all memberships anew: for an inbox that others fed before, and for one that has lost entries."""
@@ -215,6 +226,8 @@ class Inbox:
         and reading begins anew."""
         if _place(newest) >= _place(self._last):
             return False
+        known = (*self._waiting, *self._unacknowledged, *self._acknowledged)
+        self._seen = frozenset(entry.id for entry in known if entry.id)
         self._last = b"0-0"
         self._read = 0
         return True
@@ -223,8 +236,8 @@ class Inbox:
         """(group, channel) of every membership known here."""
         return [
             (group, prefix + local)
-            for (group, prefix), members in self._members.items()
-            for local in members.locals
+            for (group, prefix), members in list(self._members.items())
+            for local in list(members.locals)
         ]
 
     # Handing out.
@@ -242,12 +255,13 @@ class Inbox:
         expired: list[Any] = []
         while waiting and len(deliveries) < limit:
             entry = waiting.popleft()
-            if entry.prefix not in wanted:
+            is_late = entry.since < horizon
+            if entry.prefix not in wanted and not is_late:
                 kept.append(entry)
                 continue
             if entry.id:
                 self._unacknowledged.append(entry)
-            if entry.since < horizon:
+            if is_late:
                 expired.append(entry)
                 continue
             try:

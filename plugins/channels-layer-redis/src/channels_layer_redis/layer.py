@@ -8,6 +8,7 @@ import re
 import threading
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
+from time import monotonic, sleep
 from typing import Any, Final
 
 from channels_core.exceptions import InvalidChannelLayerError, LayerUnavailable
@@ -26,6 +27,7 @@ from channels_core.layers import (
     Settlement,
     Turn,
 )
+from channels_core.outage import pauses
 from channels_layer_redis.channels import Channels
 from channels_layer_redis.encryption import Cipher
 from channels_layer_redis.engine import Engine, unavailable
@@ -47,6 +49,7 @@ logger: Final = logging.getLogger("channels.redis")
 
 _SENT: Final = Outcome.SENT
 _REPEATED_FOR: Final = 15.0
+_PUT_BACK_WITHIN: Final = 5.0
 _PREFIX: Final = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
 
 
@@ -163,10 +166,11 @@ class RedisBackend(LayerBackend):
             self._processes.hold,
             self._processes.look_after,
             self._processes.recover,
+            self._put_back_later,
         )
         engine.before_call = self._processes.pay_debts
         engine.has_debts = self._processes.has_debts
-        self._has_checked = False
+        self._has_checked = self._is_closed = False
         self.is_exchange_atomic = not engine.is_sharded  # type: ignore[misc]  # it depends on the servers
         _backends.add(self)
 
@@ -180,20 +184,27 @@ class RedisBackend(LayerBackend):
         """Replies came to a receive that was cancelled: what they brought goes back."""
         settlements = self._receiving.take_salvaged(commands, replies)
         if settlements:
-            # not by the loop or thread that was cancelled: it may be about to end, and must not wait
-            threading.Thread(target=self._return, args=(settlements,), name="channels-redis-return").start()
+            self._put_back_later(settlements)
 
-    def _return(self, settlements: Sequence[Settlement]) -> None:
-        released = self.counters.released
-        try:
-            self._engine.run(self._settling.settle(settlements))
-        except LayerUnavailable as error:
-            logger.error(
-                "%d messages of a receive that was given up could not be put back: %s",
-                len(settlements),
-                error,
-            )
-        self.counters.released = released
+    def _put_back_later(self, settlements: Sequence[Settlement]) -> None:
+        # not by the loop or thread that was cancelled: it may be about to end, and must not wait
+        threading.Thread(target=self._put_back, args=(settlements,), name="channels-redis-return").start()
+
+    def _put_back(self, settlements: Sequence[Settlement]) -> None:
+        end = monotonic() + _PUT_BACK_WITHIN
+        for pause in pauses(0.05, 1.0):
+            try:
+                self._engine.run(self._settling.settle(settlements, is_counted=False))
+            except LayerUnavailable as error:
+                if monotonic() + pause < end and not self._is_closed:
+                    sleep(pause)
+                    continue
+                logger.error(
+                    "%d messages of a receive that was given up could not be put back: %s",
+                    len(settlements),
+                    error,
+                )
+            return
 
     # Sending.
 
@@ -396,6 +407,7 @@ class RedisBackend(LayerBackend):
         self._transport.wake()
 
     def close(self) -> None:
+        self._is_closed = True
         self.wake()
         self._transport.close()
         super().close()

@@ -19,7 +19,7 @@ from channels_layer_redis.engine import Engine, Steps, sure
 from channels_layer_redis.groups import Groups
 from channels_layer_redis.inbox import Inbox
 from channels_layer_redis.scripts import FORGET, PROCESS, REGISTRY
-from channels_layer_redis.transport import Routed
+from channels_layer_redis.transport import CommandError, Routed
 
 __all__ = ["Processes"]
 
@@ -27,6 +27,7 @@ logger: Final = logging.getLogger("channels.redis")
 
 _KINDS: Final = frozenset({"interface", "worker", "other"})
 _DAY_MS: Final = 86_400_000
+_AT_ONCE: Final = 200
 
 
 @dataclass(slots=True)
@@ -38,6 +39,8 @@ class _Mine:
     opened: int
     epoch: int
     held: set[str]
+    forgotten: dict[tuple[str, str], None]
+    """Memberships (group, channel) that the server has still to be told of anew."""
 
 
 class Processes:
@@ -51,6 +54,8 @@ class Processes:
         self._inboxes: dict[str, Inbox] = {}
         self._look_every = min(1.0, engine.options.process_lease / 9)
         self._look_at = 0.0
+        self._returns = 0
+        self._end_none_before = 0.0
 
     def forget(self) -> None:
         """In a forked child: the parent's processes are not ours."""
@@ -91,7 +96,7 @@ class Processes:
         process = new_id()
         label = label or f"{socket.gethostname()}:{os.getpid()}"
         now = yield from self._open(process, kind, label, "")
-        self._mine[process] = _Mine(kind, label, now, self._epoch(process), set())
+        self._mine[process] = _Mine(kind, label, now, self._epoch(process), set(), {})
         inbox = self.inbox(process)
         inbox.is_whole = True
         return process
@@ -103,6 +108,7 @@ class Processes:
         ]
         now: int = sure(replies[0])
         sure(replies[1])
+        self._engine.hear_time(now)
         return now
 
     def renew(self, process: str, load: float, counters: Mapping[str, int] | None) -> Steps[bool]:
@@ -115,14 +121,18 @@ class Processes:
         replies = yield [
             PROCESS.call(self._keys(process), ["renew", self._lease_ms, repr(float(load)), figures])
         ]
-        is_alive = bool(sure(replies[0]))
+        now = sure(replies[0])
         mine = self._mine.get(process)
-        if not is_alive:
+        if now:
+            self._engine.hear_time(now)
+        else:
             if mine is None or mine.epoch == self._epoch(process):
                 self._mine.pop(process, None)
+                self._inboxes.pop(process, None)
                 return False
             yield from self._resurrect(process, mine)
         if mine is not None:
+            yield from self._tell_memberships(mine)
             mine.epoch = self._epoch(process)
         [reply] = yield [REGISTRY.call([self._engine.keys.registry], ["keep", process, self._lease_ms])]
         sure(reply)
@@ -130,45 +140,55 @@ class Processes:
         return True
 
     def _resurrect(self, process: str, mine: _Mine) -> Steps[None]:
-        inbox = self.inbox(process)
-        memberships = inbox.memberships()
+        mine.forgotten |= dict.fromkeys(self.inbox(process).memberships())
         logger.warning(
             "The server has forgotten the process %s (%s) in an outage; it is registered anew, with %d memberships.",
             process,
             mine.label,
-            len(memberships),
+            len(mine.forgotten),
         )
         yield from self._open(process, mine.kind, mine.label, str(mine.opened))
-        inbox.rewind(b"0-0")
         mine.held.clear()
-        for group, channel in memberships:
-            yield from self._groups.add(group, channel)
+
+    def _tell_memberships(self, mine: _Mine) -> Steps[None]:
+        """Tell the server what it has forgotten; where that breaks off, the rest is told the next time."""
+        while mine.forgotten:
+            some = list(mine.forgotten)[:_AT_ONCE]
+            yield from self._groups.add_all(some)
+            for membership in some:
+                mine.forgotten.pop(membership, None)
 
     def recover(self, process: str, inbox: Inbox) -> Steps[None]:
         """After an outage: see whether the server still knows the process and its inbox."""
-        inbox.epoch = self._epoch(process)
+        epoch = self._epoch(process)
         alive, stream = yield [("EXISTS", inbox.process_key), ("XINFO", "STREAM", inbox.key)]
         mine = self._mine.get(process)
-        if mine is not None and not sure(alive):
-            yield from self._resurrect(process, mine)
-            return
+        is_alive = sure(alive)
+        if mine is not None:
+            if not is_alive:
+                yield from self._resurrect(process, mine)
+            yield from self._tell_memberships(mine)
         newest = b"0-0"
-        if isinstance(stream, list):
-            newest = stream[stream.index(b"last-generated-id") + 1]
-        if inbox.rewind(newest):
-            yield from inbox.pull_all()
+        if not isinstance(stream, CommandError):  # there is none, it says
+            found = sure(stream)
+            newest = found[found.index(b"last-generated-id") + 1]
+        if inbox.rewind(newest) and is_alive:
+            inbox.is_whole = False  # what changed memberships may be among what was lost
+        inbox.epoch = epoch
 
     def hold(self, process: str, queues: Iterable[Queue]) -> Steps[None]:
         """Note, once, that ``process`` may hold leases on ``queues``: where to look when it ends."""
         mine = self._mine.get(process)
         if mine is None:
-            mine = self._mine[process] = _Mine("other", "", 0, self._epoch(process), set())
+            mine = self._mine[process] = _Mine("other", "", 0, self._epoch(process), set(), {})
         new = [queue.name for queue in queues if queue.name not in mine.held]
         if new:
             key = self._engine.keys.of_process("h", process)
             replies = yield [("SADD", key, *new), ("PEXPIRE", key, _DAY_MS)]
-            sure(replies[0])
-            mine.held.update(new)
+            # a server whose memory is full refuses it; what is leased then comes back when the lease runs out
+            if not isinstance(replies[0], CommandError):
+                sure(replies[0])
+                mine.held.update(new)
 
     # Ends.
 
@@ -181,10 +201,21 @@ class Processes:
         return self.end_lapsed()
 
     def end_lapsed(self) -> Steps[None]:
-        """End the processes whose lease ran out."""
+        """End the processes whose lease ran out; not just after an outage, which is no fault of theirs."""
+        if self._is_after_outage():
+            return
         [reply] = yield [REGISTRY.call([self._engine.keys.registry], ["lapsed", "", 0])]
-        for process in sure(reply):
-            yield from self._end(process.decode(), is_lapsed=True)
+        lapsed = sure(reply)
+        if not self._is_after_outage():  # the answer may have come over the first connection after it
+            for process in lapsed:
+                yield from self._end(process.decode(), is_lapsed=True)
+
+    def _is_after_outage(self) -> bool:
+        returns = self._engine.transport.returns
+        if returns != self._returns:
+            self._returns = returns
+            self._end_none_before = monotonic() + self._lease_ms / 1000
+        return monotonic() < self._end_none_before
 
     def close(self, process: str) -> Steps[None]:
         """See :meth:`channels_core.layers.LayerBackend.close_process`."""
@@ -195,12 +226,10 @@ class Processes:
     def _end(self, process: str, *, is_lapsed: bool) -> Steps[None]:
         engine, keys = self._engine, self._engine.keys
         own = self._keys(process)
-        if is_lapsed:
-            [reply] = yield [("EXISTS", own[0])]
-            if sure(reply):  # renewed on its own server, and not yet in the registry
-                return
-        [reply] = yield [PROCESS.call(own, ["end", self._lease_ms])]
-        memberships, held, waiting = sure(reply)
+        [reply] = yield [PROCESS.call(own, ["end", self._lease_ms, "lapsed" if is_lapsed else ""])]
+        if sure(reply) == 0:  # renewed on its own server, and not yet in the registry
+            return
+        memberships, held, waiting = reply
         engine.counters.gone += waiting
         locals_of: dict[tuple[str, str], list[bytes]] = {}
         for line in memberships:
@@ -214,6 +243,8 @@ class Processes:
                 keys.of_group("v", group),
                 keys.of_group("m", group, prefix),
             ]
+            if not engine.is_sharded:
+                places.append(own[0])
             for start in range(0, len(locals_), 1000):
                 commands.append(FORGET.call(places, [prefix, *locals_[start : start + 1000]]))
         for start in range(0, len(commands), 100):

@@ -11,7 +11,8 @@ from channels_core.layers import all_sent as have_all_arrived
 from channels_layer_redis.channels import Inlet, Lease, Plan, Queue, Taken
 from channels_layer_redis.encryption import Unreadable
 from channels_layer_redis.engine import Block, Engine, Leftover, Pause, Steps, sure
-from channels_layer_redis.inbox import Inbox
+from channels_layer_redis.inbox import Entry, Inbox
+from channels_layer_redis.scripts import EXCHANGE
 from channels_layer_redis.sending import OUTCOMES, Sending
 from channels_layer_redis.settling import Settling
 from channels_layer_redis.transport import Command, CommandError, Routed, TransportError, Unanswered
@@ -24,6 +25,9 @@ _LONGEST_WAIT_WITH_LEASES: Final = 1.0
 _GLANCE: Final = 0.05
 """How long one server or stream is waited for where there are several that cannot be waited for together."""
 _NOBODY: Final = "-"
+_MOST: Final = 1000
+"""Messages that one read may bring from a channel: the script that removes them unpacks their ids."""
+_COLONS: Final = 5
 _REFUSED: Final = 45
 
 
@@ -53,7 +57,7 @@ class Reading:
 
 class Receiving:
     """Receives and exchanges. ``inboxes`` gives a process's inbox, ``hold`` notes who may hold leases, ``look_after``
-    is done now and then by who waits, ``recover`` after an outage."""
+    is done now and then by who waits, ``recover`` after an outage; ``put_back_later`` settles without making wait."""
 
     def __init__(
         self,
@@ -64,6 +68,7 @@ class Receiving:
         hold: Callable[[str, Iterable[Queue]], Steps[None]],
         look_after: Callable[[], Steps[None] | None],
         recover: Callable[[str, Inbox], Steps[None]],
+        put_back_later: Callable[[Sequence[Settlement]], None],
     ) -> None:
         self._engine = engine
         self._sending = sending
@@ -72,6 +77,7 @@ class Receiving:
         self._hold = hold
         self._look_after = look_after
         self._recover = recover
+        self.put_back_later = put_back_later
         self._readings: dict[tuple[str, ...], Reading] = {}
 
     def reading(self, channels: Sequence[str]) -> Reading:
@@ -91,6 +97,26 @@ class Receiving:
         """See :meth:`channels_core.layers.LayerBackend.receive_batch`."""
         if not channels or limit < 1:
             return []
+        bag: list[Delivery] = []
+        try:
+            yield from self._receive(bag, channels, limit, timeout, process)
+        except TransportError:
+            if not bag:  # else what there is; who asks again hears of it
+                raise
+        except GeneratorExit:
+            self._give_back(bag)
+            raise
+        return bag
+
+    def _receive(
+        self,
+        bag: list[Delivery],
+        channels: Sequence[str],
+        limit: int,
+        timeout: float | None,
+        process: str | None,
+    ) -> Steps[None]:
+        """Into ``bag``, so that nothing is lost where it breaks off."""
         reading = self.reading(channels)
         wakes = self._engine.wakes
         end = None if timeout is None else monotonic() + timeout
@@ -101,40 +127,46 @@ class Receiving:
             if due is not None:
                 yield from due
             if reading.queues:
-                deliveries = yield from self._take(reading, limit, process)
-                if not deliveries and reading.inlets:
-                    deliveries = yield from self._read_inboxes(reading, limit)
-                elif reading.inlets and len(deliveries) < limit:
-                    deliveries += yield from self._read_inboxes(reading, limit - len(deliveries))
+                yield from self._take(bag, reading, limit, process)
+                if reading.inlets and len(bag) < limit:
+                    yield from self._read_inboxes(bag, reading, limit)
             elif timeout == 0 or len(reading.inlets) > 1:
-                deliveries = yield from self._read_inboxes(reading, limit)
+                yield from self._read_inboxes(bag, reading, limit)
             else:
-                deliveries = self._hand_out(reading, limit)
-            if deliveries or timeout == 0:
-                return deliveries
+                self._hand_out(bag, reading, limit)
+            if bag or timeout == 0:
+                return
             left = _LONGEST_WAIT_WITH_LEASES if reading.has_leases else _LONGEST_WAIT
             if end is not None:
                 left = min(left, end - monotonic())
             if left <= 0 or self._engine.wakes != wakes:
-                return []
-            deliveries = yield from self._wait(reading, limit, left, process)
-            if deliveries:
-                return deliveries
-            if self._engine.wakes != wakes:
-                return []
+                return
+            yield from self._wait(bag, reading, limit, left, process)
+            if bag or self._engine.wakes != wakes:
+                return
 
     def _wait(
-        self, reading: Reading, limit: int, seconds: float, process: str | None
-    ) -> Steps[list[Delivery]]:
+        self, bag: list[Delivery], reading: Reading, limit: int, seconds: float, process: str | None
+    ) -> Steps[None]:
         if reading.count > 1:
             seconds = min(seconds, _GLANCE)
         if reading.queues:
             tags = list(reading.by_tag.values())
             reading.turn += 1
             queues = tags[reading.turn % len(tags)]
-            return (yield from self._wait_for_queues(queues, limit, seconds, process))
-        [(owner, prefixes)] = list(reading.inlets.items())[:1]
-        return (yield from self._read_inbox(owner, prefixes, limit, seconds))
+            yield from self._wait_for_queues(bag, queues, limit, seconds, process)
+        else:
+            [(owner, prefixes)] = list(reading.inlets.items())[:1]
+            yield from self._read_inbox(bag, owner, prefixes, limit, seconds)
+
+    def _give_back(self, deliveries: Sequence[Delivery]) -> None:
+        """Nobody waits any more for what was taken already."""
+        for delivery in reversed(deliveries):
+            if type(delivery.token) is Entry:
+                delivery.token.inbox.put_back([delivery.token])
+        others = [Settlement(one, Verdict.RELEASE) for one in deliveries if type(one.token) is not Entry]
+        if others:
+            self.put_back_later(others)
 
     # Queues.
 
@@ -148,28 +180,30 @@ class Receiving:
             steps += (plan.of_queue(queue), queue.leased_flag, int(queue.max_bytes > 0), queue.ttl)
         plan.step("T", limit, process or _NOBODY, len(queues), *steps)
 
-    def _take(self, reading: Reading, limit: int, process: str | None) -> Steps[list[Delivery]]:
+    def _take(self, bag: list[Delivery], reading: Reading, limit: int, process: str | None) -> Steps[None]:
         engine = self._engine
-        deliveries: list[Delivery] = []
         if engine.is_sharded:
             yield from engine.pay_debts()
         tags = list(reading.by_tag.values())
         first = reading.turn % len(tags)
         for queues in (*tags[first:], *tags[:first]):
             plan = engine.plan() if not engine.is_sharded else Plan(engine.head)
-            self.add_take(plan, reading, queues, limit - len(deliveries), process)
+            self.add_take(plan, reading, queues, limit - len(bag), process)
             [reply] = yield [plan.command()]
             taken = engine.hear(plan, reply)
             if taken:
-                deliveries += yield from self.deliveries(plan, taken, reading, process)
-            if len(deliveries) >= limit:
+                yield from self.deliveries(bag, plan, taken, reading, process)
+            if len(bag) >= limit:
                 break
-        engine.counters.received += len(deliveries)
-        return deliveries
 
     def deliveries(
-        self, plan: Plan, taken: Sequence[Any], reading: Reading | None, process: str | None
-    ) -> Steps[list[Delivery]]:
+        self,
+        bag: list[Delivery],
+        plan: Plan,
+        taken: Sequence[Any],
+        reading: Reading | None,
+        process: str | None,
+    ) -> Steps[None]:
         """What the script took, as deliveries; what nobody can read is given up."""
         found: list[Delivery] = []
         lost: list[Settlement] = []
@@ -179,9 +213,10 @@ class Receiving:
             self._add(found, lost, queue, taken[at + 1], taken[at + 2], taken[at + 3], process)
         if reading is not None and found:
             reading.turn = reading.turn % max(1, len(reading.queues)) + 1
+        bag += found
+        self._engine.counters.received += len(found)
         if lost:
             yield from self._settling.settle(lost)
-        return found
 
     def _add(
         self,
@@ -195,8 +230,11 @@ class Receiving:
     ) -> None:
         attempt, sealed_for, locals_ = 1, queue.name, ()
         if meta:
-            number, _, _, _, group, rest = meta.decode().split(":")
-            attempt = int(number or 1)
+            try:
+                number, _, _, _, group, rest = meta.decode().split(":")
+                attempt = int(number or 1)
+            except ValueError:  # nobody of ours wrote it; nor then its body, most likely
+                attempt, group, rest, meta = 1, "", "", b""
             sealed_for = group or queue.name + rest
             if rest:
                 locals_ = tuple(rest.split(" "))  # type: ignore[assignment]  # none is the empty tuple
@@ -217,19 +255,20 @@ class Receiving:
         found.append(Delivery(queue.name, content, headers, locals_, attempt, token, queue.is_leased))
 
     def _wait_for_queues(
-        self, queues: Sequence[Queue], limit: int, seconds: float, process: str | None
-    ) -> Steps[list[Delivery]]:
+        self, bag: list[Delivery], queues: Sequence[Queue], limit: int, seconds: float, process: str | None
+    ) -> Steps[None]:
         command = self.wait_command(queues, limit, seconds, process)
         [reply] = yield Block([command], seconds)
-        return (yield from self.waited(queues, limit, reply, process))
+        yield from self.waited(bag, queues, limit, reply, process)
 
     def wait_command(
         self, queues: Sequence[Queue], limit: int, seconds: float, process: str | None
     ) -> Command:
         """Waits for a message on any of ``queues``."""
         has_leases = any(queue.is_leased for queue in queues)
-        words: list[str | int] = ["XREADGROUP", "GROUP", "w", process or _NOBODY]
-        words += ["COUNT", max(1, limit // len(queues))]
+        # where nothing is leased nobody has to be known, and a consumer would stay in the server after its process
+        words: list[str | int] = ["XREADGROUP", "GROUP", "w", (process or _NOBODY) if has_leases else _NOBODY]
+        words += ["COUNT", min(_MOST, max(1, limit // len(queues)))]
         if not has_leases:
             words.append("NOACK")
         words += ["BLOCK", max(1, int(seconds * 1000)), "STREAMS"]
@@ -238,14 +277,14 @@ class Receiving:
         return tuple(words)
 
     def waited(
-        self, queues: Sequence[Queue], limit: int, reply: Any, process: str | None
-    ) -> Steps[list[Delivery]]:
+        self, bag: list[Delivery], queues: Sequence[Queue], limit: int, reply: Any, process: str | None
+    ) -> Steps[None]:
         """What :meth:`wait_command` brought; what is over the limit is given back."""
         if isinstance(reply, CommandError) and reply.code in ("NOGROUP", "UNBLOCKED"):
-            return []  # the stream went away; the next take makes it anew
+            return  # the stream went away; the next take makes it anew
         found = sure(reply)
         if not found:
-            return []
+            return
         engine = self._engine
         has_leases = any(queue.is_leased for queue in queues)
         by_key = {queue.key.encode(): queue for queue in queues}
@@ -261,7 +300,7 @@ class Receiving:
                 meta = fields[3] if len(fields) > 3 else b""
                 if not queue.is_leased:
                     ids.append(entry_id)
-                    if queue.max_bytes and meta:
+                    if queue.max_bytes and meta.count(b":") == _COLONS:
                         size += int(meta.split(b":")[3] or 0)
                 if horizon and not meta and int(entry_id.partition(b"-")[0]) < horizon:
                     self._expire(queue, entry_id, meta, fields[1], lost, process)
@@ -269,16 +308,19 @@ class Receiving:
                 self._add(deliveries, lost, queue, b"c" + entry_id, meta, fields[1], process)
             if ids:
                 engine.leftovers.append(Leftover(queue, ids, size, is_pending=has_leases))
-        if lost:
-            yield from self._settling.settle(lost)
-        if len(deliveries) > limit:
-            surplus = [Settlement(delivery, Verdict.RELEASE) for delivery in deliveries[limit:]]
-            released = engine.counters.released
-            yield from self._settling.settle(surplus)
-            engine.counters.released = released
-            del deliveries[limit:]
-        engine.counters.received += len(deliveries)
-        return deliveries
+        bag += deliveries[:limit]
+        engine.counters.received += min(limit, len(deliveries))
+        surplus = [Settlement(delivery, Verdict.RELEASE) for delivery in deliveries[limit:]]
+        tokens = self._settling.unspent(surplus)
+        try:
+            if lost:
+                yield from self._settling.settle(lost)
+            if surplus:
+                yield from self._settling.settle(surplus, is_counted=False)
+        except (TransportError, GeneratorExit):
+            if surplus and len(tokens) == len(self._settling.unspent(surplus)):
+                self.put_back_later(surplus)
+            raise
 
     def _expire(
         self,
@@ -300,31 +342,35 @@ class Receiving:
 
     def take_salvaged(self, commands: Sequence[Command], replies: Sequence[Any]) -> list[Settlement]:
         """Messages that came to a receive nobody waits for any more: what puts them back."""
-        command, reply = commands[-1], replies[-1]
         engine = self._engine
-        if not isinstance(reply, list) or not reply:
-            return []
         found: list[tuple[Queue, bytes, bytes, bytes]] = []
-        consumer = ""
-        if command[0] == "XREADGROUP":
-            consumer = str(command[3])
-            for key, entries in reply:
-                queue = engine.channels.queue(engine.keys.name_in(key))
-                found += [
-                    (queue, b"c" + entry_id, fields[3] if len(fields) > 3 else b"", fields[1])
-                    for entry_id, fields in entries
-                ]
-                if not queue.is_leased:
-                    ids = [entry_id for entry_id, _ in entries]
-                    engine.leftovers.append(Leftover(queue, ids, 0, is_pending="NOACK" not in command))
-        elif len(reply) == 8:
-            keys = command[3 : 3 + int(command[2])]
-            taken = reply[7]
-            at = len(command) - 1 - command[::-1].index("T")
-            consumer = str(command[at + 2])
-            for index, ref, meta, body in zip(taken[::4], taken[1::4], taken[2::4], taken[3::4], strict=True):
-                name = engine.keys.name_in(str(keys[index - 1]).encode())
-                found.append((engine.channels.queue(name), ref, meta, body))
+        consumer = _NOBODY
+        for command, reply in zip(commands, replies, strict=True):
+            if not isinstance(reply, list) or not reply:
+                continue
+            if command[0] == "XREADGROUP":
+                consumer = str(command[3])
+                for key, entries in reply:
+                    queue = engine.channels.queue(engine.keys.name_in(key))
+                    found += [
+                        (queue, b"c" + entry_id, fields[3] if len(fields) > 3 else b"", fields[1])
+                        for entry_id, fields in entries
+                    ]
+                    if not queue.is_leased:
+                        ids = [entry_id for entry_id, _ in entries]
+                        engine.leftovers.append(Leftover(queue, ids, 0, is_pending="NOACK" not in command))
+            elif command[:2] == ("EVALSHA", EXCHANGE.sha):
+                taken = engine.hear(Plan(engine.head), reply)
+                if not taken or "T" not in command:
+                    continue
+                keys = command[3 : 3 + int(command[2])]
+                at = len(command) - 1 - command[::-1].index("T")
+                consumer = str(command[at + 2])
+                for index, ref, meta, body in zip(
+                    taken[::4], taken[1::4], taken[2::4], taken[3::4], strict=True
+                ):
+                    name = engine.keys.name_in(str(keys[index - 1]).encode())
+                    found.append((engine.channels.queue(name), ref, meta, body))
         put_back = []
         for queue, ref, meta, body in found:
             token = Lease(queue, ref, consumer) if queue.is_leased else Taken(queue, ref[1:], meta, body)
@@ -334,46 +380,44 @@ class Receiving:
 
     # Inboxes.
 
-    def _hand_out(self, reading: Reading, limit: int) -> list[Delivery]:
+    def _hand_out(self, bag: list[Delivery], reading: Reading, limit: int) -> None:
         [(owner, prefixes)] = reading.inlets.items()
         inbox = self._inboxes(owner)
         if not inbox.lock.acquire(blocking=False):
-            return []
+            return
         try:
-            deliveries = inbox.hand_out(prefixes, limit)
+            bag += inbox.hand_out(prefixes, limit)
         finally:
             inbox.lock.release()
-        self._engine.counters.received += len(deliveries)
-        return deliveries
+        self._engine.counters.received += len(bag)
 
-    def _read_inboxes(self, reading: Reading, limit: int) -> Steps[list[Delivery]]:
-        deliveries: list[Delivery] = []
+    def _read_inboxes(self, bag: list[Delivery], reading: Reading, limit: int) -> Steps[None]:
         for owner, prefixes in reading.inlets.items():
-            if len(deliveries) < limit:
-                deliveries += yield from self._read_inbox(owner, prefixes, limit - len(deliveries), 0.0)
-        return deliveries
+            if len(bag) < limit:
+                yield from self._read_inbox(bag, owner, prefixes, limit, 0.0)
 
     def _read_inbox(
-        self, owner: str, prefixes: Sequence[str], limit: int, seconds: float
-    ) -> Steps[list[Delivery]]:
+        self, bag: list[Delivery], owner: str, prefixes: Sequence[str], limit: int, seconds: float
+    ) -> Steps[None]:
         """What waits in one process's inbox, waiting ``seconds`` for it; nothing where another reader is at it."""
         engine = self._engine
         inbox = self._inboxes(owner)
         if not inbox.lock.acquire(blocking=False):
             if seconds:
                 yield Pause(min(seconds, _GLANCE / 4))
-            return []
+            return
+        before = len(bag)
         try:
             if inbox.epoch != engine.transport.epoch_of(inbox.key):
                 yield from self._recover(owner, inbox)
             if not inbox.is_whole:
                 yield from inbox.pull_all()
-            deliveries = inbox.hand_out(prefixes, limit)
-            if len(deliveries) < limit:
+            bag += inbox.hand_out(prefixes, limit - len(bag))
+            if len(bag) < limit:
                 plan = Plan(engine.head)
                 inbox.acknowledge(plan)
                 commands: list[Command] = [plan.command()] if plan else []
-                if seconds and not deliveries:
+                if seconds and not bag:
                     commands.append(inbox.read_command(max(1, int(seconds * 1000))))
                     *heard, reply = yield Block(commands, seconds)
                 else:
@@ -382,13 +426,12 @@ class Receiving:
                 if heard:
                     engine.hear(plan, heard[0])
                 if isinstance(reply, CommandError) and reply.code == "UNBLOCKED":
-                    return deliveries
+                    return
                 yield from inbox.take_in(reply)
-                deliveries += inbox.hand_out(prefixes, limit - len(deliveries))
+                bag += inbox.hand_out(prefixes, limit - len(bag))
         finally:
             inbox.lock.release()
-        engine.counters.received += len(deliveries)
-        return deliveries
+            engine.counters.received += len(bag) - before
 
     # Exchanging.
 
@@ -410,7 +453,7 @@ class Receiving:
             if engine.is_sharded:
                 outcomes, unsettled = yield from self._end_turns_apart(turns)
             else:
-                outcomes, deliveries = yield from self._end_turns(turns, reading, limit, process)
+                outcomes = yield from self._end_turns(deliveries, turns, reading, limit, process)
                 unsettled = []
         except Unanswered:
             if not turns:
@@ -423,16 +466,20 @@ class Receiving:
             return Exchange(outcomes, deliveries, unsettled)
         try:
             waiting = timeout if have_all_arrived(outcomes) else 0
-            deliveries = yield from self._receive_after(
-                reading, channels, limit, waiting, process, has_taken=has_taken
+            yield from self._receive_after(
+                deliveries, reading, channels, limit, waiting, process, has_taken=has_taken
             )
         except TransportError:
-            if not turns:
+            if not turns and not deliveries:
                 raise
+        except GeneratorExit:
+            self._give_back(deliveries)
+            raise
         return Exchange(outcomes, deliveries, unsettled)
 
     def _receive_after(
         self,
+        bag: list[Delivery],
         reading: Reading,
         channels: Sequence[str],
         limit: int,
@@ -440,24 +487,30 @@ class Receiving:
         process: str | None,
         *,
         has_taken: bool,
-    ) -> Steps[list[Delivery]]:
+    ) -> Steps[None]:
         if has_taken and reading.count == 1:
             wakes = self._engine.wakes
             longest = _LONGEST_WAIT_WITH_LEASES if reading.has_leases else _LONGEST_WAIT
             seconds = longest if timeout is None else min(timeout, longest)
-            deliveries = yield from self._wait_for_queues(reading.queues, limit, seconds, process)
-            if deliveries or self._engine.wakes != wakes:
-                return deliveries
+            yield from self._wait_for_queues(bag, reading.queues, limit, seconds, process)
+            if bag or self._engine.wakes != wakes:
+                return
             timeout = None if timeout is None else timeout - seconds
             if timeout is not None and timeout <= 0:
-                return []
-        return (yield from self.receive(channels, limit, timeout, process))
+                return
+        yield from self._receive(bag, channels, limit, timeout, process)
 
     def _end_turns(
-        self, turns: Sequence[Turn], reading: Reading | None, limit: int, process: str | None
-    ) -> Steps[tuple[list[list[Outcome]], list[Delivery]]]:
+        self,
+        bag: list[Delivery],
+        turns: Sequence[Turn],
+        reading: Reading | None,
+        limit: int,
+        process: str | None,
+    ) -> Steps[list[list[Outcome]]]:
         engine, sending, settling = self._engine, self._sending, self._settling
         plan = engine.plan()
+        tokens = settling.unspent(turn.settlement for turn in turns if turn.settlement is not None)
         places: list[list[int]] = []
         settled: list[tuple[Settlement, int]] = []
         for turn in turns:
@@ -473,28 +526,41 @@ class Receiving:
         if takes and reading is not None:
             self.add_take(plan, reading, reading.queues, limit, process)
         if not plan:
-            return [[] for _ in turns], []
+            return [[] for _ in turns]
         waits: list[Command] = []
         if engine.durable_sends and has_sends:
             waits.append(Routed(("WAIT", engine.durable_sends, 1000), plan.keys[0]))
-        reply, *waited = yield from engine.ask([plan], waits)
-        taken = engine.hear(plan, reply)
+        try:
+            reply, *waited = yield from engine.ask([plan], waits)
+            taken = engine.hear(plan, reply)
+        except Unanswered:
+            raise
+        except TransportError:  # nothing was done
+            settling.unspend(tokens)
+            raise
         outcomes = [[OUTCOMES[plan.codes[place]] for place in of_turn] for of_turn in places]
         if waited:
             outcomes = [sending.durable(of_turn, waited) for of_turn in outcomes]
         for of_turn in outcomes:
             sending.count(of_turn)
         settling.count(plan, settled)
+        self._after_turns(plan, turns, outcomes, settled)
+        if taken:
+            yield from self.deliveries(bag, plan, taken, reading, process)
+        return outcomes
+
+    def _after_turns(
+        self,
+        plan: Plan,
+        turns: Sequence[Turn],
+        outcomes: Sequence[Sequence[Outcome]],
+        settled: Sequence[tuple[Settlement, int]],
+    ) -> None:
         for settlement, place in settled:
             if plan.codes[place] == _REFUSED and type(settlement.delivery.token) is Taken:
                 settlement.delivery.token.is_spent = False
         for turn, of_turn in zip(turns, outcomes, strict=True):
             self._settle_here(turn, of_turn)
-        deliveries: list[Delivery] = []
-        if taken:
-            deliveries = yield from self.deliveries(plan, taken, reading, process)
-            engine.counters.received += len(deliveries)
-        return outcomes, deliveries
 
     def _settle_here(self, turn: Turn, outcomes: Sequence[Outcome]) -> None:
         """A settlement that needs no server: what goes back to a process's own inbox."""

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from contextlib import suppress
+from typing import Any, Final, NamedTuple
 
 from channels_core.layers import Outcome, Send
 from channels_layer_redis.channels import Inlet, Plan, Queue, sent_field
 from channels_layer_redis.engine import Engine, Steps, sure
-from channels_layer_redis.scripts import MEMBERS
-from channels_layer_redis.transport import Routed, Unanswered
+from channels_layer_redis.scripts import FORGET, MEMBERS
+from channels_layer_redis.transport import Command, Routed, TransportError, Unanswered, Unsent
 
 __all__ = ["OUTCOMES", "Sending"]
 
 OUTCOMES: Final = {48: Outcome.FULL, 49: Outcome.SENT, 50: Outcome.GONE}
 _SENT, _FULL, _GONE, _UNCERTAIN = Outcome.SENT, Outcome.FULL, Outcome.GONE, Outcome.UNCERTAIN
 _WAIT_MS: Final = 1000
+
+
+class _Broadcast(NamedTuple):
+    """One process's share of a send to a group, and where to look what became of it."""
+
+    plan: Plan
+    place: int
+    members: int
+    group: str
+    prefix: str
 
 
 class Sending:
@@ -146,7 +157,7 @@ class Sending:
         plans: dict[str, Plan] = {}
         groups = yield from self._members([send.channel for send in sends if send.is_group])
         places: list[tuple[Plan, int] | None] = []
-        broadcasts: list[tuple[Plan, int, int]] = []
+        broadcasts: list[_Broadcast] = []
         for send in sends:
             if send.is_group:
                 self._spread(plans, send, groups[send.channel], broadcasts)
@@ -156,28 +167,56 @@ class Sending:
             tag = address.process if type(address) is Inlet else address.tag  # type: ignore[union-attr]  # else a Queue
             plan = plans.get(tag) or plans.setdefault(tag, Plan(engine.head))
             places.append((plan, self.add(plan, send)))
-        lost: set[Plan] = set()
+        failed: dict[Plan, Outcome] = {}
         waited: list[Any] = []
         if plans:
             waits = [self._wait(plan) for plan in plans.values()] if engine.durable_sends else []
             replies = yield from engine.ask(list(plans.values()), waits)
             waited = replies[len(plans) :]
-            for plan, reply in zip(plans.values(), replies, strict=False):
-                if isinstance(reply, Unanswered):
-                    lost.add(plan)
-                else:
-                    engine.hear(plan, reply)
-        for plan, place, members in broadcasts:
-            if plan not in lost and plan.codes[place] != 49:
-                engine.counters.group_dropped += members if plan.codes[place] == 48 else 0
+            failed = self._hear_all(list(plans.values()), replies)
+        yield from self._after_broadcasts(broadcasts, failed)
         outcomes = []
         for found in places:
             if found is None:
                 outcomes.append(_SENT)
             else:
                 plan, place = found
-                outcomes.append(_UNCERTAIN if plan in lost else OUTCOMES[plan.codes[place]])
+                outcomes.append(failed.get(plan) or OUTCOMES[plan.codes[place]])
         return self.durable(outcomes, waited)
+
+    def _hear_all(self, plans: Sequence[Plan], replies: Sequence[Any]) -> dict[Plan, Outcome]:
+        """Those that were not carried out, and what their sends come to. Raises where that is none of them."""
+        failed: dict[Plan, Outcome] = {}
+        failure: TransportError | None = None
+        for plan, reply in zip(plans, replies, strict=False):
+            if isinstance(reply, Unanswered):
+                failed[plan] = _UNCERTAIN
+            elif isinstance(
+                reply, TransportError
+            ):  # nothing was sent there; what was elsewhere must not be repeated
+                failed[plan] = _FULL
+                failure = reply
+            else:
+                self._engine.hear(plan, reply)
+        if failure is not None and all(failed.get(plan) is _FULL for plan in plans):
+            raise failure
+        return failed
+
+    def _after_broadcasts(self, broadcasts: Sequence[_Broadcast], failed: dict[Plan, Outcome]) -> Steps[None]:
+        """Count what was dropped; a process that is gone is no member any more."""
+        keys = self._engine.keys
+        commands: list[Command] = []
+        for sent in broadcasts:
+            outcome = failed.get(sent.plan) or OUTCOMES[sent.plan.codes[sent.place]]
+            if outcome is _FULL:
+                self._engine.counters.group_dropped += sent.members
+            elif outcome is _GONE:
+                places = [keys.of_group(letter, sent.group) for letter in "rv"]
+                places.append(keys.of_group("m", sent.group, sent.prefix))
+                commands.append(FORGET.call(places, [sent.prefix]))
+        if commands:
+            with suppress(TransportError):  # then who sends the next one does it
+                yield commands
 
     def _members(self, groups: Sequence[str]) -> Steps[dict[str, Any]]:
         names = list(dict.fromkeys(groups))
@@ -185,15 +224,18 @@ class Sending:
             return {}
         keys = self._engine.keys
         lapse = self._group_tail[0]
-        replies = yield [
-            MEMBERS.call([keys.of_group("r", name), keys.of_group("o", name)], [keys.prefix, lapse, "places"])
-            for name in names
-        ]
+        try:
+            replies = yield [
+                MEMBERS.call(
+                    [keys.of_group("r", name), keys.of_group("o", name)], [keys.prefix, lapse, "places"]
+                )
+                for name in names
+            ]
+        except Unanswered as error:  # it was but a question: nothing was sent yet
+            raise Unsent(str(error)) from error
         return {name: sure(reply) for name, reply in zip(names, replies, strict=True)}
 
-    def _spread(
-        self, plans: dict[str, Plan], send: Send, members: Any, broadcasts: list[tuple[Plan, int, int]]
-    ) -> None:
+    def _spread(self, plans: dict[str, Plan], send: Send, members: Any, broadcasts: list[_Broadcast]) -> None:
         """The steps of one send to a group, each on its member's server."""
         head = self._engine.head
         group, size = send.channel, send.size
@@ -206,7 +248,8 @@ class Sending:
             keys = plan.key(inlet.process_key), plan.key(inlet.inbox)
             limits = sent_field(inlet.prefix, inlet.own), inlet.capacity, inlet.max_bytes
             header = f"{inlet.prefix}:{size}:{inlet.own}:{group}"
-            broadcasts.append((plan, plan.step("I", *keys, "*", *limits, size, header, body), number))
+            place = plan.step("I", *keys, "*", *limits, size, header, body)
+            broadcasts.append(_Broadcast(plan, place, number, group, inlet.prefix))
         locals_of: dict[Queue, list[str]] = {}
         for raw in others:
             name = raw.decode()
@@ -215,4 +258,5 @@ class Sending:
         for queue, locals_ in locals_of.items():
             plan = plans.get(queue.tag) or plans.setdefault(queue.tag, Plan(head))
             meta = f"1:::{size}:{group}:{' '.join(locals_) if queue.has_locals else ''}"
-            broadcasts.append((plan, self._add_to_queue(plan, queue, meta, body), len(locals_)))
+            place = self._add_to_queue(plan, queue, meta, body)
+            broadcasts.append(_Broadcast(plan, place, len(locals_), group, ""))

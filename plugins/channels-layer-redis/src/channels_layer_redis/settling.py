@@ -6,15 +6,27 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from channels_core.layers import Delivery, Outcome, Settlement, Verdict
-from channels_layer_redis.channels import Inlet, Lease, Plan, Queue
+from channels_layer_redis.channels import Inlet, Lease, Plan, Queue, Taken
 from channels_layer_redis.engine import Engine, Steps
 from channels_layer_redis.inbox import Entry
+from channels_layer_redis.transport import Reply, TransportError, Unanswered, Unsent
 
 __all__ = ["Settling"]
 
 _DONE, _RELEASE, _REQUEUE, _DEAD = Verdict.DONE, Verdict.RELEASE, Verdict.REQUEUE, Verdict.DEAD
 _DID: Final = 49
 _NO_ROOM_NEEDED: Final = 2**53
+
+
+class _Part:
+    """What is settled in one call."""
+
+    __slots__ = ("plan", "settled", "spent")
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.settled: list[tuple[Settlement, int]] = []
+        self.spent: list[Taken | Entry] = []
 
 
 class Settling:
@@ -111,13 +123,18 @@ class Settling:
                 elif settlement.verdict is _REQUEUE:
                     counters.requeued += 1
 
-    def settle(self, settlements: Sequence[Settlement]) -> Steps[None]:
+    @staticmethod
+    def unspent(settlements: Iterable[Settlement]) -> list[Taken | Entry]:
+        """The tokens among them that can be put back once: those to be given their chance back if nothing was done."""
+        tokens = (one.delivery.token for one in settlements if one.verdict in (_RELEASE, _REQUEUE))
+        return [token for token in tokens if type(token) is not Lease and not token.is_spent]
+
+    def settle(self, settlements: Sequence[Settlement], *, is_counted: bool = True) -> Steps[None]:
         """See :meth:`channels_core.layers.LayerBackend.settle`."""
         engine = self._engine
         if engine.is_sharded:
             yield from engine.pay_debts()
-        plans: dict[str, Plan] = {}
-        settled: dict[str, list[tuple[Settlement, int]]] = {}
+        parts: dict[str, _Part] = {}
         ordered = [one for one in settlements if one.verdict is not _RELEASE]
         ordered += self.in_order_of_release(settlements)
         for settlement in ordered:
@@ -127,19 +144,44 @@ class Settling:
                     self.add(Plan(engine.head), settlement)
                 continue
             tag = tag if engine.is_sharded else ""
-            plan = plans.get(tag) or plans.setdefault(tag, engine.plan())
-            if settlement.verdict is not _RELEASE and plan.count and tag not in settled:
-                plan.step("B")
-            place = self.add(plan, settlement)
+            part = parts.get(tag)
+            if part is None:
+                part = parts[tag] = _Part(engine.plan())
+            if settlement.verdict is not _RELEASE and part.plan.count and not part.settled:
+                part.plan.step("B")
+            tokens = self.unspent((settlement,))
+            place = self.add(part.plan, settlement)
+            part.spent += tokens
             if place is not None:
-                settled.setdefault(tag, []).append((settlement, place))
-        plans = {tag: plan for tag, plan in plans.items() if plan}
-        if not plans:
+                part.settled.append((settlement, place))
+        yield from self._carry_out([part for part in parts.values() if part.plan], is_counted=is_counted)
+
+    def _carry_out(self, parts: Sequence[_Part], *, is_counted: bool) -> Steps[None]:
+        if not parts:
             return
-        replies = yield [plan.command() for plan in plans.values()]
-        for (tag, plan), reply in zip(plans.items(), replies, strict=True):
-            engine.hear(plan, reply)
-            self.count(plan, settled.get(tag, ()))
+        replies: Sequence[Reply]
+        try:
+            replies = yield [part.plan.command() for part in parts]
+        except Unsent as error:
+            replies = [error] * len(parts)
+        failure: TransportError | None = None
+        for part, reply in zip(parts, replies, strict=True):
+            if isinstance(reply, TransportError):
+                failure = failure or reply
+                if not isinstance(reply, Unanswered):
+                    self.unspend(part.spent)
+            else:
+                self._engine.hear(part.plan, reply)
+                if is_counted:
+                    self.count(part.plan, part.settled)
+        if failure is not None:
+            raise failure
+
+    @staticmethod
+    def unspend(tokens: Iterable[Taken | Entry]) -> None:
+        """Nothing was done with them: they may be settled another time."""
+        for token in tokens:
+            token.is_spent = False
 
     @staticmethod
     def in_order_of_release(settlements: Sequence[Settlement]) -> list[Settlement]:

@@ -10,6 +10,7 @@
 --   D key ref | X key ref reason                  done | given up; 1 settled, 0 not leased, - the turn was refused
 --   R key ref begun leased meta body ttl          back to the front
 --   Q key ref leased meta body ttl                to the back
+--   Y key id ttl                                  a dead letter back to its channel; 1 done, 0 there is none
 --   K key ref consumer                            renew a lease
 --   A key last pending bytes count ids...         what was delivered without a script is removed
 --   C key(p) key(i) last removed bytes fields (field count)... [ids...]   what the inbox's reader has taken is removed
@@ -43,7 +44,21 @@ local function slow(what, ...)
   local function parse(meta)
     if not meta or meta == '' then return 1, '', '', 0, '', '' end
     local attempt, since, kept, size, group, locals = string.match(meta, '^(%d*):(%d*):(k?):(%d*):([^:]*):(.*)$')
+    if not attempt then return 1, '', '', 0, '', '' end  -- not ours: its reader says so
     return tonumber(attempt) or 1, since, kept, tonumber(size) or 0, group, locals
+  end
+
+  -- An item of the list f: meta and body.
+  local function split(item)
+    local cut = string.find(item, '\n', 1, true) or 1
+    return string.sub(item, 1, cut - 1), string.sub(item, cut + 1)
+  end
+
+  -- What the header of an inbox's entry says: the field that counts it, and its size. Nothing where it is not ours.
+  local function counted_in(header)
+    local prefix, size, own = string.match(header, '^([^:!]*!)[^:]*:(%d+):(x?)')
+    if not prefix then return nil end
+    return own == 'x' and 'c' .. prefix or 'n', size + 0
   end
 
   local function is_late(id, meta)
@@ -55,7 +70,7 @@ local function slow(what, ...)
 
   local function note(key, meta, body)
     expired = expired + 1
-    if string.byte(body, 1) % 8 >= 4 then
+    if (body and string.byte(body, 1) or 0) % 8 >= 4 then
       owed[#owed + 1], owed[#owed + 2], owed[#owed + 3] = key, meta or '', body
     end
   end
@@ -89,7 +104,7 @@ local function slow(what, ...)
       bytes = bytes + size
     end
     for _, item in ipairs(call('LRANGE', of(c, 'f'), 0, -1)) do
-      local _, _, _, size = parse(string.sub(item, 1, string.find(item, '\n', 1, true) - 1))
+      local _, _, _, size = parse((split(item)))
       bytes = bytes + size
     end
     call('SET', of(c, 'b'), bytes, 'PX', 86400000)
@@ -128,11 +143,10 @@ local function slow(what, ...)
     local f = of(c, 'f')
     if not leased and call('EXISTS', f) == 1 then
       for _, item in ipairs(call('LRANGE', f, 0, -1)) do
-        local cut = string.find(item, '\n', 1, true)
-        local meta = string.sub(item, 1, cut - 1)
+        local meta, waiting = split(item)
         if is_late('0-0', meta) then
           call('LREM', f, 1, item)
-          note(c, meta, string.sub(item, cut + 1))
+          note(c, meta, waiting)
         end
       end
     end
@@ -219,7 +233,8 @@ local function slow(what, ...)
       end
     end
     lose(c, refs)
-    call('SET', of(c, 'n'), '1', 'PX', math.max(1, lease - longest))
+    -- it only spares the next look: a server whose memory is full refuses it, and must be read all the same
+    redis.pcall('SET', of(c, 'n'), '1', 'PX', math.max(1, lease - longest))
   end
 
   if what == 'full' then return is_full(...) end
@@ -238,14 +253,12 @@ local function slow(what, ...)
             is_over = true
             break
           end
-          local name, size, own = string.match(header, '^([^:]*):(%d*):(x?)')
+          local field, size = counted_in(header)
           call('XDEL', i, id)
-          note(i, header, entry[2][4])
-          if own == 'x' then
-            call('HINCRBY', p, 'c' .. string.match(name, '^[^!]*!'), -1)
-          else
-            call('HINCRBY', p, 'n', -1)
-            call('HINCRBY', p, 'b', -tonumber(size))
+          if field then
+            note(i, header, entry[2][4])
+            call('HINCRBY', p, field, -1)
+            if field == 'n' then call('HINCRBY', p, 'b', -size) end
           end
         end
       end
@@ -261,13 +274,9 @@ local function slow(what, ...)
     end
     for _, entry in ipairs(call('XRANGE', i, '-', '+')) do
       if entry[2][1] == '=' or entry[2][1] == '*' then
-        local name, size, own = string.match(entry[2][2], '^([^:]*):(%d*):(x?)')
-        if own == 'x' then
-          local field = 'c' .. string.match(name, '^[^!]*!')
-          found[field] = (found[field] or 0) + 1
-        else
-          found.n, found.b = found.n + 1, found.b + size
-        end
+        local field, size = counted_in(entry[2][2])
+        if field then found[field] = (found[field] or 0) + 1 end
+        if field == 'n' then found.b = found.b + size end
       end
     end
     for field, number in pairs(found) do call('HSET', p, field, string.format('%d', number)) end
@@ -294,6 +303,7 @@ local function slow(what, ...)
       if has_room == nil then
         call('ZREM', r, owned)
         call('DEL', of(r, 'm') .. owned)
+        call('HDEL', of(r, 'v'), owned)
       elseif has_room then
         call('XADD', i, '*', '*', owned .. ':' .. size .. ':' .. (is_own and 'x' or '') .. ':' .. name, 'm', body)
         if is_own then
@@ -406,6 +416,21 @@ local function slow(what, ...)
     return '1'
   end
 
+  if what == 'replay' then
+    local c, id, ttl = ...
+    local entry = call('XRANGE', of(c, 'q'), id, id)[1]
+    if not entry or call('XDEL', of(c, 'q'), id) == 0 then return '0' end
+    local _, _, _, size, group, locals = parse(entry[2][4])
+    if group == '' and locals == '' then
+      call('XADD', c, '*', 'm', entry[2][2])
+    else
+      call('XADD', c, '*', 'm', entry[2][2], 'x', meta_of(1, '', '', size, group, locals))
+    end
+    if ttl > 0 then call('PEXPIRE', c, ttl) end
+    if locals ~= '' then call('INCRBY', of(c, 'b'), size) end
+    return '1'
+  end
+
   if what == 'renew' then
     local c, ref, consumer = ...
     local stream, id = of(c, string.sub(ref, 1, 1)), string.sub(ref, 2)
@@ -454,7 +479,7 @@ local function slow(what, ...)
       if oldest < 0 or clock() - since > oldest then oldest = clock() - since end
     end
     for _, item in ipairs(call('LRANGE', of(c, 'f'), 0, -1)) do
-      look('0-0', string.sub(item, 1, string.find(item, '\n', 1, true) - 1))
+      look('0-0', (split(item)))
     end
     local first = call('XRANGE', c, '(' .. last, '+', 'COUNT', 1)[1]
     if first then look(first[1], first[2][4]) end
@@ -496,7 +521,7 @@ local function slow(what, ...)
       if q.leased then
         found = redis.pcall('XREADGROUP', 'GROUP', 'w', consumer, 'COUNT', want, 'STREAMS', stream, '>')
       else
-        found = redis.pcall('XREADGROUP', 'GROUP', 'w', consumer, 'COUNT', want, 'NOACK', 'STREAMS', stream, '>')
+        found = redis.pcall('XREADGROUP', 'GROUP', 'w', '-', 'COUNT', want, 'NOACK', 'STREAMS', stream, '>')
       end
       if found and found.err then
         if not string.find(found.err, 'NOGROUP', 1, true) then error(found.err) end
@@ -511,8 +536,7 @@ local function slow(what, ...)
       while has_front and got < want do
         local item = call('LPOP', of(q.c, 'f'))
         if not item then break end
-        local cut = string.find(item, '\n', 1, true)
-        local meta, body = string.sub(item, 1, cut - 1), string.sub(item, cut + 1)
+        local meta, body = split(item)
         if is_late('0-0', meta) then
           note(q.c, meta, body)
         elseif q.leased then
@@ -531,7 +555,7 @@ local function slow(what, ...)
         end
       end
       while got < want do
-        local wanted = want - got
+        local wanted = math.min(want - got, 1000)  -- unpack() below has a limit
         local entries = read(q, q.c, wanted)
         local gone = {}
         for _, entry in ipairs(entries) do
@@ -680,6 +704,9 @@ while at <= last do
     at = at + 7
   elseif step == 'X' then
     codes[count] = is_refused and '-' or slow('dead', KEYS[ARGV[at + 1] + 0], ARGV[at + 2], ARGV[at + 3])
+    at = at + 4
+  elseif step == 'Y' then
+    codes[count] = slow('replay', KEYS[ARGV[at + 1] + 0], ARGV[at + 2], ARGV[at + 3] + 0)
     at = at + 4
   elseif step == 'K' then
     codes[count] = slow('renew', KEYS[ARGV[at + 1] + 0], ARGV[at + 2], ARGV[at + 3])

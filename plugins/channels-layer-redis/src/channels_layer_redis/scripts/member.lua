@@ -30,8 +30,20 @@ if r then
     changed = call('ZREM', m, member)
     if changed == 1 and call('EXISTS', m) == 0 then call('ZREM', r, owned) end
   end
-  if changed == 0 then return 0 end
-  before = call('HGET', v, owned) or '0'
+  local known = call('HGET', v, owned)
+  if changed == 0 then
+    if p then  -- an outage may have taken the process's side alone
+      if verb == '+' then
+        call('ZADD', x, 0, owned .. member .. ' ' .. group)
+        if own ~= '' then call('HSET', p, 'C' .. owned, own) end
+      end
+      return 0
+    end
+    -- whoever made this change may have ended before the process's side heard of it
+    return known and {known, known} or 0
+  end
+  -- '0' says that there were no members before; '1', where the version has lapsed, is a gap
+  before = known or (call('ZCARD', m) == (verb == '+' and 1 or 0) and '0' or '1')
   version = string.format('%.0f', math.max(time[1] * 1000000 + time[2], before + 1))
   if p and call('EXISTS', m) == 0 then
     call('HDEL', v, owned)

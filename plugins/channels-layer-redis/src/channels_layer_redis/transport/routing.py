@@ -45,6 +45,8 @@ class Router:
         self.is_sharded = servers.is_sharded
         self.is_discovered = servers.kind == "cluster"
         self._fresh_until = 0.0
+        self.changes = 0
+        """How often a slot was found on another server than before."""
         self._sentinels = servers.endpoints
         self._table: list[Address | None] = []
         self._endpoints = {endpoint.address: endpoint for endpoint in servers.endpoints}
@@ -98,6 +100,8 @@ class Router:
 
     def moved(self, slot: int, address: Address) -> None:
         """``slot`` lives on ``address`` now."""
+        if self._table[slot] not in (None, address):
+            self.changes += 1
         self._table[slot] = address
 
     def find_master(self) -> Generator[Ask, Answer, Endpoint]:
@@ -146,6 +150,8 @@ class Router:
             host = master[0].decode() if master[0] else asked.host
             if host != "?":
                 table[first : last + 1] = [Address(host, master[1])] * (last + 1 - first)
+        if any(was not in (None, now) for was, now in zip(self._table, table, strict=True)):
+            self.changes += 1
         self._table = table
         if self.only not in table:
             self.only = next((address for address in table if address is not None), self.only)

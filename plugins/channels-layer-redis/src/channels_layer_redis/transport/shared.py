@@ -33,7 +33,10 @@ class Shared:
         self.on_salvaged: Callable[[Sequence[Command], Sequence[Reply]], None] | None = None
         self.first_commands: Callable[[], Sequence[Command]] = tuple
         self.epochs: dict[Address, int] = {}
+        self.returns = 0
+        """How often a server that could not be reached, or was started anew, was there again."""
         self._lost: set[Address] = set()
+        self._away: set[Address] = set()
         self._outages: dict[Address, Outage] = {}
         self._lock = threading.Lock()
 
@@ -54,6 +57,7 @@ class Shared:
                 outage = self._outages[address] = Outage(
                     self.place(address), logger, "It is tried again, with pauses of up to 2 seconds."
                 )
+            self._away.add(address)
         unsent = Unsent(f"Not sent: {self.place(address)} cannot be reached: {reason}")
         outage.begin(unsent)
         return unsent
@@ -65,7 +69,11 @@ class Shared:
             outage.end()
         with self._lock:
             known = self.facts.get(address)
-            if address in self._lost or (known is not None and known.run_id != facts.run_id):
+            is_another = known is not None and known.run_id != facts.run_id
+            if is_another or address in self._away:
+                self._away.discard(address)
+                self.returns += 1
+            if is_another or address in self._lost:
                 self._lost.discard(address)
                 self.epochs[address] = self.epochs.get(address, 0) + 1
             self.facts[address] = facts

@@ -219,8 +219,15 @@ class Transport:
         return self.servers.is_sharded
 
     def epoch_of(self, key: str | bytes = "") -> int:
-        """How often a lost connection to the server that holds ``key`` was made anew, by any client of this process."""
-        return self._shared.epochs.get(self._shared.router.address_of(key), 0)
+        """Another number after a lost connection to the server that holds ``key`` was made anew, by any client of this
+        process, and after slots of a cluster went to other servers."""
+        router = self._shared.router
+        return self._shared.epochs.get(router.address_of(key), 0) + router.changes
+
+    @property
+    def returns(self) -> int:
+        """How often a server was there again that could not be reached, or that has been started anew."""
+        return self._shared.returns
 
     def servers_keys(self) -> list[str]:
         """A routing key for each server there is, for commands that go to all of them: see ``Routed``."""
