@@ -26,6 +26,11 @@ class Outage:
         self._lock = threading.Lock()
         self._since: float | None = None
 
+    @property
+    def is_on(self) -> bool:
+        """Whether the layer is away."""
+        return self._since is not None
+
     def begin(self, error: BaseException) -> None:
         """The layer did not answer. Logs the first time only."""
         with self._lock:

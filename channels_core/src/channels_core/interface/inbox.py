@@ -17,6 +17,7 @@ from channels_core.credit import credit_of, credit_send, number_of
 from channels_core.exceptions import LayerUnavailable, SendUncertain
 from channels_core.headers import CREDITED
 from channels_core.interface.asgi import Event
+from channels_core.interface.lines import Lines
 from channels_core.interface.replies import frame_of
 from channels_core.interface.workers import WorkerWatch
 from channels_core.layers import AT_LEAST_ONCE, Delivery, Outcome, Send
@@ -36,6 +37,8 @@ _SWEEP: Final = 0.5
 _LAST_WORDS: Final = 2.0
 _RENEW_AGAIN: Final = 0.3
 """Seconds after which a renewal is tried again that the layer did not answer: outages add up while a lease runs."""
+_LONGEST_PAUSE: Final = 0.5
+"""Between tries to receive while the layer is away: what waits there for this process waits as much longer."""
 _MEANWHILE: Final = "Sockets stay open, their frames wait, and requests are answered 503 until it is back."
 
 
@@ -103,6 +106,8 @@ class Inbox:
             else config.credit_timeout
         )
         """After which a credit will not come: on an at-least-once channel only when every attempt had its time."""
+        self.lines = Lines(self)
+        """Sends that wait for room, by channel."""
         self._connections: dict[str, Connection] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._opened = asyncio.Event()
@@ -177,7 +182,11 @@ class Inbox:
     # Sending.
 
     async def send(self, send: Send) -> Outcome:
-        """Send once. FULL also when the layer is away, UNCERTAIN when it went away meanwhile; never raises."""
+        """Send once. FULL also when the layer is away, or others wait for the channel; UNCERTAIN when it went away
+        meanwhile; never raises."""
+        if self.lines and send.channel in self.lines:
+            self.counters.full += 1
+            return Outcome.FULL
         try:
             outcome = await self.backend.asend_one(send) if self.is_waiting else self.backend.send_one(send)
         except Exception as error:  # noqa: BLE001 - a backend's failure, whatever it is, is an outage to us
@@ -199,19 +208,31 @@ class Inbox:
         return self.backend.delivery_class_of(channel) == AT_LEAST_ONCE
 
     async def insist(self, send: Send, *, until: float) -> Outcome:
-        """Send, trying again until the loop's time is ``until`` while the layer refuses; returns the last outcome.
+        """Send, waiting in line until the loop's time is ``until`` while the layer refuses; returns the last outcome.
 
         An uncertain send is repeated only on a channel whose consumers bear a repeat.
         """
         bears_repeat = self.bears_repeat(send.channel)
-        for pause in pauses(0.002, 0.5):
-            outcome = await self.send(send)
-            if outcome.is_final or (outcome is Outcome.UNCERTAIN and not bears_repeat):
-                return outcome
-            if self.is_aborted or self.loop.time() + pause > until:
-                return outcome
-            await asyncio.sleep(pause)
-        raise AssertionError("pauses() never ends")
+        outcome = await self.send(send)
+        if outcome.is_final or (outcome is Outcome.UNCERTAIN and not bears_repeat) or self.is_aborted:
+            return outcome
+        return await self.lines.wait(send, until=until, bears_repeat=bears_repeat)
+
+    async def try_sends(self, sends: Sequence[Send]) -> Sequence[Outcome]:
+        """Send each once, whoever else waits; as :meth:`send`."""
+        try:
+            outcomes = (
+                await self.backend.asend_batch(sends) if self.is_waiting else self.backend.send_batch(sends)
+            )
+        except Exception as error:  # noqa: BLE001 - a backend's failure, whatever it is, is an outage to us
+            return [self.failed(error)] * len(sends)
+        self.outage.end()
+        return outcomes
+
+    @property
+    def stands_still(self) -> bool:
+        """Whether nobody could answer anything: the layer is away, or there is no worker."""
+        return self.outage.is_on or self.workers.is_absent
 
     async def close_channel(self, channel: str, *, until: float) -> None:
         """End the memberships of ``channel``, trying again until the loop's time is ``until``."""
@@ -230,7 +251,7 @@ class Inbox:
 
     async def _pump(self, prefixes: Sequence[str], process: str) -> None:
         receive = self.backend.areceive_batch
-        tries = pauses(0.05, 2.0)
+        tries = pauses(0.05, _LONGEST_PAUSE)
         while True:
             try:
                 deliveries = await receive(prefixes, limit=_BATCH, timeout=None, process=process)
@@ -243,6 +264,9 @@ class Inbox:
                 self.outage.begin(error)
                 await asyncio.sleep(next(tries))
                 continue
+            if self.outage.is_on:
+                self.outage.end()
+                tries = pauses(0.05, _LONGEST_PAUSE)
             if deliveries:
                 self.dispatch(deliveries)
                 await asyncio.sleep(0)

@@ -76,6 +76,7 @@ class WebSocketConnection:
         "_inbox",
         "_is_hurried",
         "_is_interrupted",
+        "_is_refused",
         "_is_slow",
         "_is_yielding",
         "_local",
@@ -111,6 +112,8 @@ class WebSocketConnection:
         self._close_code: int | None = None
         self._is_interrupted = False
         self._is_hurried = False
+        self._is_refused = False
+        """Whether a frame in the window waits for room in its channel: no credit of it can come back."""
         self._is_slow = self._is_yielding = False
         self._reader: asyncio.Task[Any] | None = None
         """The task that waits in the server's receive, where that matters."""
@@ -321,7 +324,7 @@ class WebSocketConnection:
             self._order = order
             awaited.append(order)
             self._flight_since = inbox.now
-            if send_one is None:
+            if send_one is None or inbox.lines:
                 outcome = await inbox.send(message)
             else:
                 try:
@@ -364,6 +367,7 @@ class WebSocketConnection:
         if patience and (
             outcome is Outcome.FULL or (outcome is Outcome.UNCERTAIN and inbox.bears_repeat(message.channel))
         ):
+            self._is_refused = True
             trying = inbox.insist(message, until=inbox.loop.time() + patience)
             self._pending = sending = inbox.loop.create_task(trying)
             sending.add_done_callback(self._wake)
@@ -377,6 +381,7 @@ class WebSocketConnection:
     def _settle(self, outcome: Outcome, order: int) -> None:
         """What the last outcome of sending the frame ``order`` means for its connection."""
         self._flight_since = self._inbox.now
+        self._is_refused = False
         if outcome is Outcome.SENT or outcome is Outcome.UNCERTAIN:
             return  # an uncertain frame is not sent twice: its credit comes back, or is counted as lost
         self.credited(order)
@@ -591,7 +596,9 @@ class WebSocketConnection:
 
     def sweep(self, now: float) -> None:
         inbox = self._inbox
-        if self._awaited and now - self._flight_since > inbox.credit_patience:
+        if self._is_refused or inbox.stands_still:
+            self._flight_since = now
+        elif self._awaited and now - self._flight_since > inbox.credit_patience:
             inbox.counters.credit_lost += 1
             logger.warning(
                 "A message of %r was lost: its worker neither answered nor gave its credit back in time.",
@@ -679,7 +686,7 @@ class WebSocketConnection:
                 await self._wait_for_room()
                 order = pending.content["order"]
                 self._awaited.append(order)
-                self._flight_since = inbox.now
+                self._is_refused = True
                 outcome = await inbox.insist(pending, until=inbox.loop.time() + inbox.backend.expiry)
                 self._settle(outcome, order)
             await self._wait_for_room()

@@ -44,6 +44,11 @@ class WorkerWatch:
                     await asyncio.shield(self._looking)
         return self._absent_since is None or monotonic() - self._absent_since < self._grace
 
+    @property
+    def is_absent(self) -> bool:
+        """Whether the last look found no worker."""
+        return self._absent_since is not None
+
     def _looked(self, _: asyncio.Task[None]) -> None:
         self._looking = None
 
