@@ -2,12 +2,14 @@
 
 import importlib
 import logging
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from channels_core import ChannelFull, ChannelLayer, Message
+from channels_core.exceptions import LayerUnavailable
 from channels_layer_memory.layer import MemoryBackend
 from channels_router_regex import route
 from testsite.projects import Project
@@ -345,6 +347,63 @@ def test_a_worker_whose_termed_counts_down(consumer: Any) -> None:
     assert seen == [worker, "jobs", "jobs"]
     assert [layer.receive(["done"])[1] for _ in range(3)] == [{"n": 0}, {"n": 1}, None]
     assert not worker.in_job
+
+
+class AwayOnce(MemoryBackend):
+    """Does not answer the first time it is read."""
+
+    is_away = True
+
+    def receive_batch(self, *args: Any, **options: Any) -> Any:
+        if self.is_away:
+            self.is_away = False
+            raise LayerUnavailable("nobody answers")
+        return super().receive_batch(*args, **options)
+
+
+def test_a_worker_with_a_termed_of_its_own_outlives_outages_and_hears_signals(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    from channels.asgi import ChannelLayerWrapper
+    from channels.worker import Worker
+
+    class Own(Worker):
+        termed = False  # as old code overrides it
+
+    def interrupt(message: Message) -> None:
+        consumed(message)
+        signal.raise_signal(signal.SIGTERM)
+
+    layer = ChannelLayerWrapper(AwayOnce(), "default", [route("jobs", interrupt)])
+    for number in range(2):
+        layer.send("jobs", {"n": number})
+    before = signal.getsignal(signal.SIGTERM)
+    Own(layer).run()
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert layer.receive(["done"])[1] == {"n": 0}
+    assert layer.receive(["done"]) == (None, None)
+    assert "is away (LayerUnavailable: nobody answers). Messages wait until it is back." in caplog.text
+
+
+def test_a_worker_that_reads_nothing_rests() -> None:
+    import threading
+    import time
+
+    from channels.asgi import ChannelLayerWrapper
+    from channels.worker import Worker
+
+    class Own(Worker):
+        termed = False  # as old code overrides it
+
+    worker = Own(ChannelLayerWrapper(MemoryBackend(), "default", []))
+    running = threading.Thread(target=worker.run)
+    spent = time.process_time()
+    running.start()
+    running.join(0.5)
+    assert time.process_time() - spent < 0.25
+    worker.termed = True
+    running.join(10)
+    assert not running.is_alive()
 
 
 @pytest.mark.parametrize("threads", [None, 3])

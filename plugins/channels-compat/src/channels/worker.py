@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from channels_core.channel_layer import ChannelLayer, channel_layers
+from channels_core.exceptions import LayerUnavailable
+from channels_core.layers import Delivery
 from channels_core.message import Message
+from channels_core.outage import Outage
 from channels_core.worker import Worker as CoreWorker
 from channels_core.worker import apply_channel_filters, run_until_signalled
 from channels_core.worker.outbox import Outbox
@@ -18,7 +22,10 @@ from channels_django.signals import DjangoEvents, worker_ready
 
 __all__ = ["Worker", "WorkerGroup"]
 
+logger = logging.getLogger("channels.worker")
+
 _WAIT = 1.0
+"""Seconds of one read, and of a rest where nothing can be read."""
 
 
 class Worker:
@@ -75,56 +82,85 @@ class Worker:
 
     def run(self) -> None:
         """Work until ``termed``; with ``signal_handlers`` in the main thread, until SIGTERM or SIGINT too."""
+        worker: Any
         if type(self).termed is not Worker.termed:
-            self._run_step_by_step()
-            return
-        config = replace(
-            channel_layers.config.worker, threads=self.n_threads, message_retries=self.message_retries
-        )
-        worker = self._worker = CoreWorker(
-            self.channel_layer,
-            config=config,
-            events=self._events,
-            middleware=channel_layers.make_middleware(),
-            only_channels=self.only_channels,
-            exclude_channels=self.exclude_channels,
-            callback=self.callback,
-        )
-        if self._has_termed:
-            worker.request_stop()
+            worker = _StepByStep(self, self._events)
+        else:
+            config = replace(
+                channel_layers.config.worker, threads=self.n_threads, message_retries=self.message_retries
+            )
+            worker = self._worker = CoreWorker(
+                self.channel_layer,
+                config=config,
+                events=self._events,
+                middleware=channel_layers.make_middleware(),
+                only_channels=self.only_channels,
+                exclude_channels=self.exclude_channels,
+                callback=self.callback,
+            )
+            if self._has_termed:
+                worker.request_stop()
         if self.signal_handlers and threading.current_thread() is threading.main_thread():
             run_until_signalled(worker)
         else:
             worker.run()
 
-    def _run_step_by_step(self) -> None:
-        layer, backend = self.channel_layer, self.channel_layer.backend
+
+class _StepByStep:
+    """Runs a worker that says before each message whether it goes on."""
+
+    def __init__(self, worker: Worker, events: _Events) -> None:
+        self._worker = worker
+        self._events = events
+        self._layer = worker.channel_layer
+        self._stopping = threading.Event()
+
+    def request_stop(self) -> None:
+        self._stopping.set()
+        self._layer.backend.wake()
+
+    def run(self) -> bool:
+        worker, layer = self._worker, self._layer
         config = channel_layers.config.worker
-        channels = self.apply_channel_filters(layer.router.channels)
+        channels = worker.apply_channel_filters(layer.router.channels)
         outbox = Outbox(layer, config)
         runner = Runner(
             layer,
-            message_retries=self.message_retries,
+            message_retries=worker.message_retries,
             middleware=channel_layers.make_middleware(),
             events=self._events,
-            callback=self.callback,
+            callback=worker.callback,
         )
-        self.ready()
+        outage = Outage(layer.alias, logger, "Messages wait until it is back.")
+        worker.ready()
         try:
-            while not self.termed:
-                for delivery in backend.receive_batch(channels, limit=1, timeout=_WAIT):
-                    run = runner.begin(delivery)
-                    if run.call is not None and run.call.is_async:
-                        asyncio.run(_finished(runner.arun(run)))
-                    else:
-                        runner.run(run)
-                    if run.foreign:
-                        outbox.send_foreign(run)
-                    outbox.finish(run)
-                    if run.must_stop:
-                        return
+            while not (worker.termed or self._stopping.is_set()):
+                try:
+                    found = layer.backend.receive_batch(channels, limit=1, timeout=_WAIT)
+                    outage.end()
+                except LayerUnavailable as error:
+                    outage.begin(error)
+                    found = []
+                if not channels or outage.is_on:
+                    self._stopping.wait(_WAIT)
+                if not all(self._handle(delivery, runner, outbox) for delivery in found):
+                    break
         finally:
             outbox.stop(config.stop_timeout)
+        return True
+
+    @staticmethod
+    def _handle(delivery: Delivery, runner: Runner, outbox: Outbox) -> bool:
+        """Run the consumer for a message; whether the worker goes on."""
+        run = runner.begin(delivery)
+        if run.call is not None and run.call.is_async:
+            asyncio.run(_finished(runner.arun(run)))
+        else:
+            runner.run(run)
+        if run.foreign:
+            outbox.send_foreign(run)
+        outbox.finish(run)
+        return not run.must_stop
 
 
 class WorkerGroup(Worker):
