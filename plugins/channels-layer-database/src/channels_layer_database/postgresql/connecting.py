@@ -80,7 +80,7 @@ def connect(using: str, *, is_session: bool | None, timeout: float) -> Link:
             is_session = int(answer or 0) == pgconn.backend_pid
         if is_session:
             pins = [f"SET {name} = {value}" for name, value in PINS.items()]
-            role_first = [f'SET ROLE "{role}"'] if role else []
+            role_first = ['SET ROLE "{}"'.format(role.replace('"', '""'))] if role else []
             _ask(pq, pgconn, "; ".join([*role_first, *pins, "SET synchronous_commit = off"]).encode())
             _ask(pq, pgconn, _OWN_WAYS)
         pgconn.nonblocking = 1
