@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from channels_core.layers import Delivery
@@ -25,6 +26,7 @@ __all__ = ["Entry", "Inbox"]
 
 _BATCH = 512
 _TRIM_CONTROL_AT = 64
+_LATEST_CHANGE = 60.0
 
 
 class Entry:
@@ -83,6 +85,7 @@ class Inbox:
         self._waiting: deque[Entry] = deque()
         """Read, and not yet asked for."""
         self._members: dict[tuple[str, str], _Members] = {}
+        self._emptied: deque[tuple[float, tuple[str, str]]] = deque()
         self._unacknowledged: list[Entry] = []
         self._acknowledged: list[Entry] = []
         """The last ones whose removal was asked for."""
@@ -142,7 +145,7 @@ class Inbox:
         for entry_id, fields in found[0][1]:
             try:
                 mark, header = fields[0], fields[1].decode()
-                if entry_id in seen:
+                if seen and entry_id in seen:
                     pass
                 elif mark == b"=":
                     name, size, own = header.split(":")
@@ -195,8 +198,23 @@ class Inbox:
             members.locals[local] = None
         else:
             members.locals.pop(local, None)
-            if not members.locals and not self._engine.is_sharded:  # no change can come late there
-                del self._members[group, prefix]
+            if not members.locals:
+                self._forget_empty(group, prefix)
+
+    def _forget_empty(self, group: str, prefix: str) -> None:
+        """At once where changes come in their order; in a cluster one may come late, so it is known for a while."""
+        if not self._engine.is_sharded:
+            self._members.pop((group, prefix), None)
+            return
+        now = monotonic()
+        self._emptied.append((now, (group, prefix)))
+        while self._emptied[0][0] < now - _LATEST_CHANGE:
+            _, key = self._emptied.popleft()
+            members = self._members.get(key)
+            if members is not None and not members.locals:
+                del self._members[key]
+            if not self._emptied:
+                break
 
     def _pull(self, group: str, prefix: str, members: _Members) -> Steps[None]:
         """A change went missing: read anew what is true."""
@@ -207,8 +225,8 @@ class Inbox:
         members.version = int(version)
         members.locals = {local.decode(): None for local in locals_}
         members.snapshot = None
-        if not locals_ and not self._engine.is_sharded:
-            self._members.pop((group, prefix), None)
+        if not locals_:
+            self._forget_empty(group, prefix)
 
     def pull_all(self) -> Steps[None]:
         """Read all memberships anew: for an inbox that others fed before, and for one that has lost entries."""

@@ -19,7 +19,7 @@ from channels_layer_redis.engine import Engine, Steps, sure
 from channels_layer_redis.groups import Groups
 from channels_layer_redis.inbox import Inbox
 from channels_layer_redis.scripts import FORGET, PROCESS, REGISTRY
-from channels_layer_redis.transport import CommandError, Routed
+from channels_layer_redis.transport import CommandError, Routed, TransportError
 
 __all__ = ["Processes"]
 
@@ -54,8 +54,6 @@ class Processes:
         self._inboxes: dict[str, Inbox] = {}
         self._look_every = min(1.0, engine.options.process_lease / 9)
         self._look_at = 0.0
-        self._returns = 0
-        self._end_none_before = 0.0
 
     def forget(self) -> None:
         """In a forked child: the parent's processes are not ours."""
@@ -84,7 +82,7 @@ class Processes:
                     inbox.lock.release()
 
     def _keys(self, process: str) -> list[str]:
-        return [self._engine.keys.of_process(letter, process) for letter in "pixeh"]
+        return [self._engine.keys.of_process(letter, process) for letter in "pixehu"]
 
     def _epoch(self, process: str) -> int:
         return self._engine.transport.epoch_of(self._engine.keys.of_process("p", process))
@@ -115,7 +113,7 @@ class Processes:
         """See :meth:`channels_core.layers.LayerBackend.renew_process`.
 
         Where the server lost the lease in an outage, it is not the process's fault: it takes it anew, with all its
-        memberships.
+        memberships. But where others have taken the process for dead, they have dropped what was sent to it.
         """
         figures = msgspec.json.encode(dict(counters or {}))
         replies = yield [
@@ -123,10 +121,10 @@ class Processes:
         ]
         now = sure(replies[0])
         mine = self._mine.get(process)
-        if now:
+        if now > 0:
             self._engine.hear_time(now)
         else:
-            if mine is None or mine.epoch == self._epoch(process):
+            if now < 0 or mine is None or mine.epoch == self._epoch(process):
                 self._mine.pop(process, None)
                 self._inboxes.pop(process, None)
                 return False
@@ -161,9 +159,16 @@ class Processes:
     def recover(self, process: str, inbox: Inbox) -> Steps[None]:
         """After an outage: see whether the server still knows the process and its inbox."""
         epoch = self._epoch(process)
-        alive, stream = yield [("EXISTS", inbox.process_key), ("XINFO", "STREAM", inbox.key)]
+        dead = self._engine.keys.of_process("u", process)
+        alive, ended, stream = yield [
+            ("EXISTS", inbox.process_key),
+            ("EXISTS", dead),
+            ("XINFO", "STREAM", inbox.key),
+        ]
         mine = self._mine.get(process)
         is_alive = sure(alive)
+        if sure(ended):  # the next renewal says so
+            mine = None
         if mine is not None:
             if not is_alive:
                 yield from self._resurrect(process, mine)
@@ -198,24 +203,24 @@ class Processes:
         if now < self._look_at:
             return None
         self._look_at = now + self._look_every
-        return self.end_lapsed()
+        return self._look()
+
+    def _look(self) -> Steps[None]:
+        try:
+            yield from self.end_lapsed()
+        except TransportError:
+            self._look_at = monotonic() + self._lease_ms / 1000
+            if not self._engine.is_sharded:  # else it is another server's trouble, not that of who reads
+                raise
 
     def end_lapsed(self) -> Steps[None]:
-        """End the processes whose lease ran out; not just after an outage, which is no fault of theirs."""
-        if self._is_after_outage():
-            return
-        [reply] = yield [REGISTRY.call([self._engine.keys.registry], ["lapsed", "", 0])]
-        lapsed = sure(reply)
-        if not self._is_after_outage():  # the answer may have come over the first connection after it
-            for process in lapsed:
-                yield from self._end(process.decode(), is_lapsed=True)
+        """End the processes whose lease ran out."""
+        for process in (yield from self._ask_registry("lapsed")):
+            yield from self._end(process, is_lapsed=True)
 
-    def _is_after_outage(self) -> bool:
-        returns = self._engine.transport.returns
-        if returns != self._returns:
-            self._returns = returns
-            self._end_none_before = monotonic() + self._lease_ms / 1000
-        return monotonic() < self._end_none_before
+    def _ask_registry(self, verb: str) -> Steps[list[str]]:
+        [reply] = yield [REGISTRY.call([self._engine.keys.registry], [verb, "", self._lease_ms])]
+        return [raw.decode() for raw in sure(reply)]
 
     def close(self, process: str) -> Steps[None]:
         """See :meth:`channels_core.layers.LayerBackend.close_process`."""
@@ -268,7 +273,10 @@ class Processes:
     def processes(self) -> Steps[list[ProcessInfo]]:
         """See :meth:`channels_core.layers.LayerBackend.processes`."""
         registry = self._engine.keys.registry
-        replies = yield [("ZRANGE", registry, 0, -1), Routed(("TIME",), registry)]
+        replies = yield [
+            REGISTRY.call([registry], ["living", "", self._lease_ms]),
+            Routed(("TIME",), registry),
+        ]
         ids = [raw.decode() for raw in sure(replies[0])]
         seconds, microseconds = sure(replies[1])
         now = int(seconds) + int(microseconds) / 1e6

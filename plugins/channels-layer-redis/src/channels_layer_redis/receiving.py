@@ -189,8 +189,12 @@ class Receiving:
         for queues in (*tags[first:], *tags[:first]):
             plan = engine.plan() if not engine.is_sharded else Plan(engine.head)
             self.add_take(plan, reading, queues, limit - len(bag), process)
-            [reply] = yield [plan.command()]
-            taken = engine.hear(plan, reply)
+            try:
+                [reply] = yield [plan.command()]
+                taken = engine.hear(plan, reply)
+            except TransportError:
+                reading.turn += 1  # the next time the others are asked before this one
+                raise
             if taken:
                 yield from self.deliveries(bag, plan, taken, reading, process)
             if len(bag) >= limit:
