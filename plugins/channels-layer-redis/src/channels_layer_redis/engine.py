@@ -190,7 +190,7 @@ class Engine:
         """A plan; on one server it begins with what is owed from earlier reads."""
         plan = Plan(self.head)
         if not self.is_sharded:
-            while (leftover := self._next_leftover()) is not None:
+            while self.leftovers and (leftover := self._next_leftover()) is not None:
                 leftover.add_to(plan)
             if self.before_call is not None:
                 self.before_call(plan)
@@ -240,7 +240,7 @@ class Engine:
     def pay_debts(self) -> Steps[None]:
         """Remove what earlier reads delivered, each on its server."""
         plans = []
-        while (leftover := self._next_leftover()) is not None:
+        while self.leftovers and (leftover := self._next_leftover()) is not None:
             plan = Plan(self.head)
             leftover.add_to(plan)
             plans.append(plan)

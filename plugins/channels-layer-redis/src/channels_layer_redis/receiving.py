@@ -514,7 +514,7 @@ class Receiving:
     ) -> Steps[list[list[Outcome]]]:
         engine, sending, settling = self._engine, self._sending, self._settling
         plan = engine.plan()
-        tokens = settling.unspent(turn.settlement for turn in turns if turn.settlement is not None)
+        tokens: list[Taken | Entry] = []
         places: list[list[int]] = []
         settled: list[tuple[Settlement, int]] = []
         for turn in turns:
@@ -522,6 +522,8 @@ class Receiving:
             places.append([sending.add(plan, send) for send in turn.sends])
             settlement = turn.settlement
             if settlement is not None and settling.tag_of(settlement) is not None:
+                if settlement.verdict is not Verdict.DONE:
+                    tokens += settling.unspent((settlement,))
                 place = settling.add(plan, settlement)
                 if place is not None:
                     settled.append((settlement, place))
