@@ -1,5 +1,6 @@
 """The PostgreSQL engine under settings, rows and moments that nobody planned for."""
 
+import signal
 import threading
 import time
 import uuid
@@ -13,7 +14,7 @@ import pytest
 from channels_core.exceptions import LayerUnavailable
 from channels_core.layers import AT_LEAST_ONCE, Outcome, Send, Settlement, Verdict
 from channels_layer_database import DatabaseLayer
-from database_sites import on_postgres
+from database_sites import aliased, on_postgres
 from postgres_server import PostgresServer, need_postgres
 
 
@@ -312,3 +313,21 @@ def test_a_send_in_a_transaction_without_atomic_belongs_to_it(database: tuple[Po
             assert numbers(layer.receive_batch(["a"], limit=5, timeout=5)) == [2]
         finally:
             connection.close()
+
+
+def test_a_broadcast_to_an_at_least_once_channel_outlives_a_crash() -> None:
+    need_postgres()
+    server = PostgresServer(durable=True, wal_writer_delay="'10s'")
+    try:
+        server.start()
+        options = {"delivery": {"jobs": AT_LEAST_ONCE}}
+        with on_postgres("crash", server=server), layer_on(**options) as layer:
+            layer.group_add("g", "jobs")
+            server.execute("CREATE TABLE a_commit_that_waits_for_the_disk ()", "crash")
+            layer.send_one(sending("g", 1, is_group=True))
+            server.stop(signal.SIGQUIT)
+            server.start()
+        with aliased("channels_pg", server.settings("crash")), layer_on(**options) as layer:
+            assert numbers(layer.receive_batch(["jobs"], timeout=5)) == [1]
+    finally:
+        server.remove()

@@ -116,6 +116,7 @@ class PostgreSQLLayer(DatabaseLayer):
             raise InvalidChannelLayerError(
                 f"Option answer_timeout is {answer_timeout!r}: it must be a number of seconds, 1 to 3600."
             )
+        self.has_durable = bool(self._delivery_patterns)
         self.is_session = session
         self.answer_timeout = float(answer_timeout)
         self.idle_poll = float(idle_poll)
@@ -157,6 +158,8 @@ class PostgreSQLLayer(DatabaseLayer):
 
     def _hand(self, work: Callable[[Hub], None]) -> None:
         """Have ``work`` done by the hub of the layer's own thread. One call of the loop serves all that wait."""
+        if self._is_closed:
+            raise LayerUnavailable("This layer is closed. Make another one.")
         self._handed.append(work)
         if not self._is_called:
             self._is_called = True

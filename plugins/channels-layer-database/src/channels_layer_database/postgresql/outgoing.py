@@ -78,6 +78,7 @@ class Rooms(Protocol):
     expiry: float
     group_expiry: float
     inbox_bytes: int
+    has_durable: bool
 
     def unit_of(self, channel: str) -> Unit: ...
 
@@ -258,6 +259,7 @@ class Batch:
             float8(layer.expiry),
             float8(layer.group_expiry),
             bigint(layer.inbox_bytes),
+            boolean(layer.has_durable),  # a member may be a channel whose messages outlive a crash
         )
 
     def take(self, answers: Sequence[Sequence[Row]]) -> None:

@@ -134,7 +134,9 @@ SELECT w.n, (
     SELECT coalesce(sum(CASE WHEN u.many THEN (
         SELECT count(*) FROM {{p}}member m WHERE m.grp = $1::text AND m.target = u.target
     ) ELSE 1 END), 0)::bigint FROM units u WHERE NOT u.fits
-) FROM woken w"""
+), CASE WHEN $7::boolean AND EXISTS (SELECT FROM units u WHERE u.fits AND u.proc IS NULL AND NOT u.many)
+    THEN set_config('synchronous_commit', 'on', true) END
+FROM woken w"""
 
 _ROW = "id, key, prefix, dest, room, size, attempt, taken, since, expires"
 
