@@ -75,3 +75,46 @@ def test_proof_3_the_server_restarts_dies_and_stalls(
             assert_account(account, may_repeat=True, sent=scale.clients)
         assert max(took.values()) <= BACK_WITHIN, took
         fleet.assert_healthy()
+
+
+@scales
+def test_proof_3_the_server_is_away_for_longer_than_the_lease_of_a_process(
+    engine: Engine, scale: Scale, tmp_path: Path, show: Callable[[str], None]
+) -> None:
+    """Time in which there is no server ends nobody's lease: no socket closes, members are members still."""
+    server = engine.server
+    if server is None:
+        pytest.skip(f"{engine.name} has no server to stop")
+    is_long = scale.cycles > 1000
+    lease, outage = (9.0, 15.0) if is_long else (2.0, 4.0)
+    config = {"delivery": {"websocket.*": "at-least-once"}, "process_lease": lease}
+    with Fleet(engine, tmp_path, config=config, channels={"CREDIT_TIMEOUT": 2 * outage}) as fleet:
+        fleet.start(interfaces=scale.interfaces, workers=scale.workers)
+        crowd = fleet.crowd()
+        crowd.connect(fleet.interfaces, scale.clients)
+        crowd.talk(scale, engine)
+        time.sleep(1.0)
+        server.stop()
+        time.sleep(outage)
+        server.start()
+        took = {"away": time_to_return(crowd, fleet)}
+        time.sleep(lease)  # whoever is not renewed by then, is taken for dead
+        server.pause()
+        time.sleep(outage)
+        server.resume()
+        took["stall"] = time_to_return(crowd, fleet)
+        time.sleep(lease)
+        members = fleet.probe.members()
+        account = crowd.ask("quiet", patience=45)
+        show(
+            table(
+                f"Proof 3, {engine.name}: server away and stalled for {outage:.0f} s each, leases of {lease:.0f} s",
+                account,
+                "back after: " + ", ".join(f"{what} {seconds(value)}" for what, value in took.items()),
+                f"members of the room: {members}",
+            )
+        )
+        assert members == scale.clients
+        assert_account(account, may_repeat=True, sent=scale.clients)
+        assert max(took.values()) <= BACK_WITHIN, took
+        fleet.assert_healthy()

@@ -115,10 +115,25 @@ async def test_a_stream_that_is_behind_what_was_read_is_read_from_its_beginning(
         assert (delivery.content, delivery.locals) == ({"n": 2}, ("x",))
 
 
-async def test_a_lease_that_lapsed_without_an_outage_is_not_taken_anew(server: RedisServer) -> None:
-    async with opened(server, process_lease=0.3) as backend:
-        process = await backend.aopen_process("interface")
-        await asyncio.sleep(0.5)
+@pytest.mark.parametrize("was_cut_off", [False, True])
+async def test_a_lease_that_lapsed_without_an_outage_is_not_taken_anew(
+    server: RedisServer, was_cut_off: bool
+) -> None:
+    async with opened(server, process_lease=0.6) as backend, opened(server, process_lease=0.6) as other:
+        process, witness = await backend.aopen_process("interface"), await other.aopen_process("worker")
+        channel = f"websocket.send.{process}!x"
+        await backend.agroup_add("g", channel)
+        for _ in range(6):
+            await asyncio.sleep(0.2)
+            assert await other.arenew_process(witness) is True
+        assert await other.asend_one(Send(channel, {"n": 1}, {}, 9)) is Outcome.GONE
+        if was_cut_off:
+            server.do("CLIENT", "KILL", "TYPE", "normal")
+            for _ in range(2):
+                with suppress(LayerUnavailable):
+                    assert await backend.areceive_batch([channel[:-1]], timeout=0, process=process) == []
+            assert await backend.areceive_batch([channel[:-1]], timeout=0, process=process) == []
+            assert await other.agroup_channels("g") == []
         assert await backend.arenew_process(process) is False
 
 

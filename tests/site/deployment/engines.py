@@ -77,7 +77,7 @@ def redis_engine(folder: Path) -> Iterator[Engine]:
                     kind = key.decode().split(":")[1]
                     if kind == "c":  # a channel's stream stays; what is in it counts
                         found[kind] += client.xlen(key)
-                    elif kind not in {"p", "i", "e", "h", "l"}:  # these are about living processes
+                    elif kind not in {"p", "i", "e", "h", "u", "l"}:  # these are about living processes
                         found[kind] += 1
             return +found
 

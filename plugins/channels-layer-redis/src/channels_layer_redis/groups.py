@@ -8,7 +8,7 @@ from typing import Any
 from channels_core.names import prefix_of, process_of
 from channels_layer_redis.channels import Queue
 from channels_layer_redis.engine import Engine, Steps, sure
-from channels_layer_redis.scripts import CLOSE_CHANNEL, GUEST, MEMBER, MEMBERS
+from channels_layer_redis.scripts import CLOSE_CHANNEL, GUEST, MEMBER, MEMBERS, REGISTRY
 from channels_layer_redis.transport import Command
 from channels_layer_redis.transport.scripts import Argument
 
@@ -144,10 +144,10 @@ class Groups:
     def _alive(self, prefixes: set[str]) -> Steps[set[str]]:
         if not prefixes:
             return set()
-        names = sorted(prefixes)
-        keys = self._engine.keys
-        replies = yield [("EXISTS", keys.of_process("p", process_of(name) or "")) for name in names]
-        return {name for name, reply in zip(names, replies, strict=True) if sure(reply)}
+        lease = int(self._engine.options.process_lease * 1000)
+        [reply] = yield [REGISTRY.call([self._engine.keys.registry], ["living", "", lease])]
+        living = {raw.decode() for raw in sure(reply)}
+        return {name for name in prefixes if process_of(name) in living}
 
     def groups(self, found: list[str]) -> Steps[dict[str, int]]:
         """How many members each of the groups ``found`` has; those without are left out."""

@@ -10,11 +10,12 @@ n     of the channel   string    no lease can have run out while it exists
 b     of the channel   string    bytes waiting in an inbox that no process owns
 q     of the channel   stream    dead letters
 d     of the channel   hash      what was said to a sender lately, for calls that are repeated
-p     the process      hash      its lease, by existing: kind, label, load, counters, what waits in its inbox
+p     the process      hash      itself, until it is ended: lease, kind, label, load, counters, what waits in its inbox
 i     the process      stream    its inbox: messages, broadcasts, and changes of memberships
 x     the process      sorted    its memberships, "channel group"
 e     the process      sorted    its channels that have ended
 h     the process      set       channels it may hold leases on
+u     the process      string    that it was taken for dead
 m     the group        sorted    locals of one prefix
 r     the group        sorted    prefixes of processes with members
 o, k  the group        sorted,   members without owner, and how each is sent to

@@ -1,10 +1,10 @@
--- A process's own keys: its lease (p, whose existence is the lease), inbox (i), memberships (x), ended channels (e), and
--- the channels it may hold leases on (h).
+-- A process's own keys: itself (p, which exists until somebody ends it; z is when its lease does), inbox (i), memberships
+-- (x), ended channels (e), the channels it may hold leases on (h), and that it was taken for dead (u).
 --
--- KEYS: p i x e h. ARGV: verb, lease (ms), then for "open" kind, label and now; for "renew" load and counters; for "end"
+-- KEYS: p i x e h u. ARGV: verb, lease (ms), then for "open" kind, label and now; for "renew" load and counters; for "end"
 -- "lapsed" where it is only to be done if the lease ran out.
 --   open    takes the lease; returns now (ms)
---   renew   starts it anew; returns now, or 0 where it has run out
+--   renew   starts it anew; returns now, 0 where nothing is known of it, -1 where it was taken for dead
 --   end     gives it up; returns its memberships, the channels it read, and how many messages waited; 0 if not done
 --   forget  deletes what is left
 --   reset   as new but alive: for flush
@@ -35,17 +35,23 @@ if verb == 'open' then
     end
     for field, number in pairs(found) do call('HSET', p, field, string.format('%.0f', number)) end
   end
-  call('PEXPIRE', p, lease)
+  call('HSET', p, 'z', string.format('%.0f', now + lease))
+  call('PEXPIRE', p, long)
+  call('DEL', KEYS[6])
   return now
 elseif verb == 'renew' then
   -- this first: a server whose memory is full takes it, and then what follows
-  if call('PEXPIRE', p, lease) == 0 then return 0 end
-  call('HSET', p, 'w', ARGV[3], 's', ARGV[4])
+  if call('PEXPIRE', p, long) == 0 then return -call('EXISTS', KEYS[6]) end
+  call('HSET', p, 'w', ARGV[3], 's', ARGV[4], 'z', string.format('%.0f', now + lease))
   for _, key in ipairs({i, x, e, h}) do call('PEXPIRE', key, long) end
   call('ZREMRANGEBYSCORE', e, '-inf', string.format('%.0f', now - 600000))
   return now
 elseif verb == 'end' then
-  if ARGV[3] == 'lapsed' and call('EXISTS', p) == 1 then return 0 end
+  if ARGV[3] == 'lapsed' and call('EXISTS', p) == 1 then
+    -- without z it is of a release that lets p expire with the lease
+    local z = call('HGET', p, 'z')
+    if not z or tonumber(z) > now then return 0 end
+  end
   local waiting, start, is_over = 0, '-', false
   while not is_over do
     local entries = call('XRANGE', i, start, '+', 'COUNT', 500)
@@ -56,6 +62,7 @@ elseif verb == 'end' then
     end
   end
   call('DEL', p, i)
+  if ARGV[3] == 'lapsed' then call('SET', KEYS[6], '', 'PX', 86400000) end
   return {call('ZRANGE', x, 0, -1), call('SMEMBERS', h), waiting}
 elseif verb == 'forget' then
   if call('EXISTS', p) == 1 then return 0 end
