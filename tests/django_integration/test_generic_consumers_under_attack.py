@@ -1,4 +1,4 @@
-"""Class-based consumers when clients send what nobody expects, and when one of several streams fails."""
+"""Class-based consumers when clients send what nobody expects, and when a stream fails; routes applied for a test."""
 
 import json
 from collections.abc import Iterator
@@ -194,3 +194,23 @@ def test_routes_that_cannot_be_applied_change_nothing(site: Site) -> None:
     with pytest.raises(ConfigurationError), apply_routes([3]):
         pass
     assert site.layer.router is before
+
+
+async def test_routes_are_applied_while_an_asynchronous_test_runs(site: Site) -> None:
+    site.layer.router = before = Router([])
+
+    @apply_routes([route("b", Echo)])
+    async def test() -> set[str]:
+        return set(site.layer.router.channels)
+
+    assert await test() == {"b"}
+    assert site.layer.router is before
+
+
+def test_routes_before_a_class_would_hide_its_tests() -> None:
+    with pytest.raises(TypeError) as caught:
+        apply_routes([])(Site)
+    assert str(caught.value) == (
+        "@apply_routes stands before the class Site, whose tests it would hide: write it before each test, or enter it"
+        " in setUp() with self.enterContext(apply_routes(...))."
+    )
