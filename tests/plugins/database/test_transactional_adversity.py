@@ -114,7 +114,7 @@ def test_a_transaction_may_be_older_than_leases(layer: Any, alias: str) -> None:
             layer.send_in_transaction([sending(f"{prefix}one", 1), sending("g", 2, is_group=True)])
             == [Outcome.SENT] * 2
         )
-    found = []
+    found: list[int] = []
     deadline = time.monotonic() + 5
     while len(found) < 2 and time.monotonic() < deadline:
         found += numbers(owner.receive_batch([prefix], limit=5, timeout=0.5, process=process))

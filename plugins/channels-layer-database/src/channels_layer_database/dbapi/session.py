@@ -114,8 +114,8 @@ class Transaction:
         everything must have stood still, it is when somebody last did."""
         lease = self.layer.process_lease
         [(newest,)] = self.session.rows(f"SELECT max(lease) FROM {self.layer.prefix}proc")
-        renewed = self.now if newest is None else newest - lease
-        return renewed if self.now - renewed > lease / 2 else self.now  # type: ignore[no-any-return]  # a row's value
+        renewed: float = self.now if newest is None else newest - lease
+        return renewed if self.now - renewed > lease / 2 else self.now
 
     def count(self, counter: str, number: int = 1) -> None:
         """Add to one of the layer's counters."""

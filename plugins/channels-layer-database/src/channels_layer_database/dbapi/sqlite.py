@@ -413,7 +413,7 @@ class SQLiteLayer(SerialLayer):
         is_new, is_due = self._run(ask, is_whole=False)
         if is_new:
             self._last_found = time.monotonic()
-            self._news += 1  # at once: what follows may have to be tried again, and then nothing is new any more
+            self._news += 1  # at once: what follows may have to be tried again, when nothing is new any more
         if is_due:
             self._run(self._lapse)
         return is_new or is_due
