@@ -111,7 +111,10 @@ class Greeting:
         said = {name: replies[index] for name, index in self._named.items()}
         for name in ("auth", "select", "id"):
             reply = said.get(name)
-            if isinstance(reply, CommandError):
+            is_forbidden = (
+                name == "id" and isinstance(reply, CommandError) and reply.code in ("NOPERM", "ERR")
+            )
+            if isinstance(reply, CommandError) and not is_forbidden:
                 raise Refused(f"the server refused {' '.join(map(str, self._shown(name)))}: {reply.text}")
         for reply in said.values():
             if isinstance(reply, TransportError) and not isinstance(reply, CommandError):
@@ -127,7 +130,7 @@ class Greeting:
         for script, reply in zip(self._scripts, replies[len(self._named) :], strict=False):
             if isinstance(reply, CommandError) and reply.code not in ("READONLY", "MASTERDOWN"):
                 raise Refused(f"the server refused to load the script {script.name}: {reply.text}")
-        return said["id"], _facts(said)
+        return said["id"] if isinstance(said["id"], int) else 0, _facts(said)
 
     def _shown(self, name: str) -> Command:
         return ("AUTH",) if name == "auth" else self.commands[self._named[name]]
@@ -152,7 +155,7 @@ def _facts(said: dict[str, Any]) -> ServerFacts:
         is_aof=None if "aof_enabled" not in info else info["aof_enabled"] == "1",
         is_rdb=is_rdb,
         commands=_known(commands),
-        can_unblock=not isinstance(said["unblock"], CommandError),
+        can_unblock=not isinstance(said["unblock"], CommandError) and isinstance(said["id"], int),
     )
 
 
