@@ -14,6 +14,7 @@ import pytest
 from channels_core.exceptions import LayerUnavailable
 from channels_core.layers import AT_LEAST_ONCE, Outcome, Send, Settlement, Verdict
 from channels_layer_database import DatabaseLayer
+from channels_layer_database.postgresql.statements import PINS, statements_for
 from database_sites import aliased, on_postgres
 from postgres_server import PostgresServer, need_postgres
 
@@ -331,3 +332,28 @@ def test_a_broadcast_to_an_at_least_once_channel_outlives_a_crash() -> None:
             assert numbers(layer.receive_batch(["jobs"], timeout=5)) == [1]
     finally:
         server.remove()
+
+
+def test_cleaning_beside_traffic_steps_over_no_backlog(database: tuple[PostgresServer, str]) -> None:
+    server, name = database
+    server.execute(
+        "INSERT INTO channels_msg (key, expires, body) SELECT 'jobs', now() - interval '1 minute', ''"
+        " FROM generate_series(1, 300)",
+        name,
+    )
+    server.execute(
+        "INSERT INTO channels_msg (key, expires, body) SELECT 'jobs', now() + interval '1 hour', ''"
+        " FROM generate_series(1, 100000)",
+        name,
+    )
+    sweep = statements_for("channels_").sweep.text.decode()
+    with psycopg.connect(**server.parameters(name), autocommit=True) as other:
+        for option, value in PINS.items():
+            other.execute(f"SET {option} = {value}")
+        other.execute(f"PREPARE sweep AS {sweep}")
+        assert other.execute("EXECUTE sweep(ARRAY['jobs', 'none'], 500)").rowcount == 300
+        [[plan]] = other.execute(
+            "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE sweep(ARRAY['jobs', 'none'], 500)"
+        ).fetchall()
+    pages = plan[0]["Plan"]["Shared Hit Blocks"] + plan[0]["Plan"]["Shared Read Blocks"]
+    assert pages < 400, "of the thousands that the backlog has"

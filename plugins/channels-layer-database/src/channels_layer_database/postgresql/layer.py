@@ -54,7 +54,7 @@ from channels_layer_database.postgresql.encoding import (
 from channels_layer_database.postgresql.hub import Hub
 from channels_layer_database.postgresql.outgoing import Outgoing, Unit, is_ack, plain_acks, unit_for
 from channels_layer_database.postgresql.pipeline import Answers, Call, ConnectionLost, StatementError
-from channels_layer_database.postgresql.statements import statements_for
+from channels_layer_database.postgresql.statements import Statement, statements_for
 from channels_layer_database.postgresql.station import Reader, Station, Taken, credits_of
 from channels_layer_database.rows import pack, unpack, unpack_dead
 
@@ -747,11 +747,11 @@ class PostgreSQLLayer(DatabaseLayer):
     async def _clean_quietly(self, hub: Hub) -> None:
         try:
             with suppress(LayerUnavailable):
-                await self._clean(hub, limit=4000)
+                await self._clean(hub, limit=4000, purge=self.statements.sweep)
         finally:
             self._is_cleaning = False
 
-    async def _clean(self, hub: Hub, *, limit: int | None) -> int:
+    async def _clean(self, hub: Hub, *, limit: int | None, purge: Statement) -> int:
         """One process at a time does it, in steps, and pauses ten times as long as each took."""
         statements = self.statements
         removed = 0
@@ -769,7 +769,7 @@ class PostgreSQLLayer(DatabaseLayer):
             orphans = [text(row[0])[:-1] for row in rows if row[1] == b"\x01"]
             found = 0
             if keys:
-                [deleted] = await hub.run([(statements.purge, (texts(keys), integer(_ROWS_AT_ONCE)))])
+                [deleted] = await hub.run([(purge, (texts(keys), integer(_ROWS_AT_ONCE)))])
                 self.count_expired(len(deleted), credits_of(deleted))
                 found = len(deleted)
             for orphan in orphans:
@@ -796,7 +796,7 @@ class PostgreSQLLayer(DatabaseLayer):
 
     async def aclean(self, *, limit: int | None = None) -> int:
         self._cleaned_to = ""
-        return await self._clean(self._hub(), limit=limit)
+        return await self._clean(self._hub(), limit=limit, purge=self.statements.purge)
 
     # Sends in the caller's transaction.
 

@@ -237,6 +237,17 @@ _PURGE = f"""DELETE FROM {{p}}msg m WHERE m.ctid = ANY(ARRAY(
     ) m LIMIT $2::int
 )) RETURNING body"""
 
+# Messages of a queue mostly expire in their order: up to the first that has not, however many wait behind it.
+_SWEEP = _PURGE.replace(
+    "u(key), LATERAL (",
+    f"""u(key), LATERAL (
+        SELECT coalesce((
+            SELECT f.id FROM {{p}}msg f WHERE f.key = u.key AND f.taken = 0 AND f.room > 0 AND f.expires > {_NOW}
+            ORDER BY f.id LIMIT 1
+        ), 9223372036854775807) AS live OFFSET 0
+    ) b, LATERAL (""",
+).replace("m.key = u.key AND", "m.key = u.key AND m.id < b.live AND")
+
 _KEYS = """WITH RECURSIVE k AS (
     (SELECT m.key FROM {p}msg m WHERE m.key > $1::text ORDER BY m.key LIMIT 1)
     UNION ALL
@@ -429,6 +440,7 @@ class Statements:
         self.put_back = make("put_back", _PUT_BACK)
         self.set_aside = make("set_aside", _SET_ASIDE)
         self.purge = make("purge", _PURGE)
+        self.sweep = make("sweep", _SWEEP)
         self.keys = make("keys", _KEYS)
         self.alone = make("alone", _ALONE)
         self.channel_lock = make("channel_lock", _CHANNEL_LOCK)
