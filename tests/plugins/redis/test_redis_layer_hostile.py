@@ -145,6 +145,19 @@ def test_a_message_that_says_it_expands_to_more_than_there_is_is_unreadable() ->
         Envelope("p", None, 10).unpack(b"\x12" + frame, "a")
 
 
+def test_a_sealed_broadcast_cannot_be_passed_off_as_a_message_to_a_channel_of_the_groups_name(
+    server: RedisServer, make: Make
+) -> None:
+    backend = make(encryption_keys=["a secret"])
+    backend.group_add("payments", "members")
+    backend.send_one(Send("payments", {"n": 1}, {}, 9, True))
+    [(_, fields)] = server.do("XRANGE", "channels:c:{q0}members", "-", "+")
+    server.do("XADD", "channels:c:{q0}payments", "*", "m", fields[1])
+    assert backend.receive_batch(["payments"], timeout=0) == []
+    assert backend.counters.dead == 1
+    assert numbers(backend.receive_batch(["members"], timeout=0)) == [1]
+
+
 # Threads.
 
 

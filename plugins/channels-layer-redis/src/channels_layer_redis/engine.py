@@ -22,7 +22,7 @@ from channels_core.layers import LayerBackend
 from channels_core.names import new_id, redact
 from channels_layer_redis.channels import Channels, Plan, Queue
 from channels_layer_redis.encryption import Unreadable
-from channels_layer_redis.envelope import Envelope
+from channels_layer_redis.envelope import Envelope, of_group
 from channels_layer_redis.keys import Keys
 from channels_layer_redis.transport import (
     Command,
@@ -291,12 +291,12 @@ class Engine:
         """The name that an expired message was sealed for, by the key it was in and its meta or header."""
         if key.startswith(f"{self.keys.prefix}:i:".encode()):
             name, _, _, *group = meta.split(":")
-            return group[0] if group else name
+            return of_group(group[0]) if group else name
         channel = self.keys.name_in(key)
         if not meta:
             return channel
         *_, group_name, locals_ = meta.split(":")
-        return group_name or channel + locals_
+        return of_group(group_name) if group_name else channel + locals_
 
     def now(self) -> float | None:
         """The server's time in seconds, as far as it is known."""

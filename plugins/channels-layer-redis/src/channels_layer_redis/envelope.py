@@ -14,7 +14,7 @@ from channels_core.exceptions import InvalidChannelLayerError
 from channels_core.headers import CREDIT
 from channels_layer_redis.encryption import Cipher, Unreadable
 
-__all__ = ["Envelope"]
+__all__ = ["Envelope", "of_group"]
 
 _VERSION: Final = 0x10
 _SEALED: Final = 0x01
@@ -28,6 +28,11 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(tuple[dict[str, Any], dict[str, str | int]]).decode
 _PLAIN: Final = bytes([_VERSION])
 _PLAIN_WITH_CREDIT: Final = bytes([_VERSION | _CREDIT])
+
+
+def of_group(group: str) -> str:
+    """What a message to ``group`` is sealed for: no channel has such a name, so it cannot be passed off as one's."""
+    return f"*{group}"
 
 
 class Envelope:
@@ -46,7 +51,7 @@ class Envelope:
         self._is_plain = cipher is None and compress_above is None
 
     def pack(self, content: dict[str, Any], headers: dict[str, str | int], name: str) -> bytes:
-        """The bytes of a message to the channel, prefix or group ``name``."""
+        """The bytes of a message to the channel or prefix ``name``, or to what :func:`of_group` gives."""
         body = _encode((content, headers))
         if self._is_plain:
             return (_PLAIN_WITH_CREDIT if CREDIT in headers else _PLAIN) + body

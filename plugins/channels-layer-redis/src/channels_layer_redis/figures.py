@@ -11,6 +11,7 @@ from channels_core.names import prefix_of
 from channels_layer_redis.channels import Inlet, Plan, Queue
 from channels_layer_redis.encryption import Unreadable
 from channels_layer_redis.engine import Engine, Steps, sure
+from channels_layer_redis.envelope import of_group
 from channels_layer_redis.processes import Processes
 from channels_layer_redis.scripts import PROCESS
 from channels_layer_redis.transport import Routed
@@ -162,7 +163,9 @@ class Figures:
         headers: dict[str, str | int] = {}
         reason = fields.get(b"r", b"").decode(errors="replace")
         try:
-            content, headers = self._engine.envelope.unpack(fields.get(b"m", b""), group or channel + locals_)
+            content, headers = self._engine.envelope.unpack(
+                fields.get(b"m", b""), of_group(group) if group else channel + locals_
+            )
         except Unreadable as error:
             if "cannot be read" not in reason:
                 reason = f"{reason} (It cannot be read here: {error}.)"

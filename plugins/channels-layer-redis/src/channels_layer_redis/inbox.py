@@ -17,6 +17,7 @@ from channels_core.layers import Delivery
 from channels_layer_redis.channels import Plan, sent_field
 from channels_layer_redis.encryption import Unreadable
 from channels_layer_redis.engine import Engine, Steps, sure
+from channels_layer_redis.envelope import of_group
 from channels_layer_redis.scripts import PULL
 
 if TYPE_CHECKING:
@@ -294,7 +295,8 @@ class Inbox:
         return deliveries
 
     def _open(self, entry: Entry) -> tuple[dict[str, Any], dict[str, str | int]]:
-        return self._engine.envelope.unpack(entry.body, entry.group or entry.prefix + entry.locals[0])
+        name = of_group(entry.group) if entry.group else entry.prefix + entry.locals[0]
+        return self._engine.envelope.unpack(entry.body, name)
 
     def _expire(self, entries: Iterable[Entry]) -> None:
         owed: list[Any] = []

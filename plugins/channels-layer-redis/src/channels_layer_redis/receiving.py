@@ -11,6 +11,7 @@ from channels_core.layers import all_sent as have_all_arrived
 from channels_layer_redis.channels import Inlet, Lease, Plan, Queue, Taken
 from channels_layer_redis.encryption import Unreadable
 from channels_layer_redis.engine import Block, Engine, Leftover, Pause, Steps, sure
+from channels_layer_redis.envelope import of_group
 from channels_layer_redis.inbox import Entry, Inbox
 from channels_layer_redis.scripts import EXCHANGE
 from channels_layer_redis.sending import OUTCOMES, Sending
@@ -239,7 +240,7 @@ class Receiving:
                 attempt = int(number or 1)
             except ValueError:  # nobody of ours wrote it; nor then its body, most likely
                 attempt, group, rest, meta = 1, "", "", b""
-            sealed_for = group or queue.name + rest
+            sealed_for = of_group(group) if group else queue.name + rest
             if rest:
                 locals_ = tuple(rest.split(" "))  # type: ignore[assignment]  # none is the empty tuple
         token: Lease | Taken

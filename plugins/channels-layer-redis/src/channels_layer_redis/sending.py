@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 from channels_core.layers import Outcome, Send
 from channels_layer_redis.channels import Inlet, Plan, Queue, sent_field
 from channels_layer_redis.engine import Engine, Steps, sure
+from channels_layer_redis.envelope import of_group
 from channels_layer_redis.scripts import FORGET, MEMBERS
 from channels_layer_redis.transport import Command, Routed, TransportError, Unanswered, Unsent
 
@@ -71,11 +72,12 @@ class Sending:
     def add(self, plan: Plan, send: Send) -> int:
         """The step of one send; of one to a group only where there is one server. Returns its place."""
         name, size = send.channel, send.size
-        body = self._pack(send.content, send.headers, name)
         if send.is_group:
+            body = self._pack(send.content, send.headers, of_group(name))
             keys = self._engine.keys
-            of_group = (plan.key(keys.of_group(letter, name)) for letter in "rok")
-            return plan.step("G", *of_group, name, *self._group_tail, f"1:::{size}:{name}:", size, body)
+            three = (plan.key(keys.of_group(letter, name)) for letter in "rok")
+            return plan.step("G", *three, name, *self._group_tail, f"1:::{size}:{name}:", size, body)
+        body = self._pack(send.content, send.headers, name)
         address = self._channels.of(name)
         if type(address) is Inlet:
             places = plan.key(address.process_key), plan.key(address.inbox)
@@ -239,7 +241,7 @@ class Sending:
         """The steps of one send to a group, each on its member's server."""
         head = self._engine.head
         group, size = send.channel, send.size
-        body = self._pack(send.content, send.headers, group)
+        body = self._pack(send.content, send.headers, of_group(group))
         owned, others = members
         for raw, number in owned:
             inlet = self._channels.of(raw.decode())
