@@ -99,7 +99,7 @@ Address = Queue | Inlet
 class Lease:
     """Token of a leased delivery."""
 
-    __slots__ = ("consumer", "queue", "ref")
+    __slots__ = ("__weakref__", "consumer", "queue", "ref")
 
     def __init__(self, queue: Queue, ref: bytes, consumer: str) -> None:
         self.queue = queue

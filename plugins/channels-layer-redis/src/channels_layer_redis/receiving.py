@@ -13,6 +13,7 @@ from channels_layer_redis.encryption import Unreadable
 from channels_layer_redis.engine import Block, Engine, Leftover, Pause, Steps, sure
 from channels_layer_redis.envelope import of_group
 from channels_layer_redis.inbox import Entry, Inbox
+from channels_layer_redis.lost_reads import LostReads
 from channels_layer_redis.scripts import EXCHANGE
 from channels_layer_redis.sending import OUTCOMES, Sending
 from channels_layer_redis.settling import Settling
@@ -80,6 +81,7 @@ class Receiving:
         self._recover = recover
         self.put_back_later = put_back_later
         self._readings: dict[tuple[str, ...], Reading] = {}
+        self._lost_reads = LostReads(engine, settling.settle)
 
     def reading(self, channels: Sequence[str]) -> Reading:
         names = tuple(channels)
@@ -101,7 +103,9 @@ class Receiving:
         bag: list[Delivery] = []
         try:
             yield from self._receive(bag, channels, limit, timeout, process)
-        except TransportError:
+        except TransportError as error:
+            if isinstance(error, Unanswered):
+                self._lost_reads.note(process, self.reading(channels).queues)
             if not bag:  # else what there is; who asks again hears of it
                 raise
         except GeneratorExit:
@@ -127,6 +131,8 @@ class Receiving:
             due = self._look_after()
             if due is not None:
                 yield from due
+            if self._lost_reads:
+                yield from self._lost_reads.give_back(process)
             if reading.queues:
                 yield from self._take(bag, reading, limit, process)
                 if reading.inlets and len(bag) < limit:
@@ -246,6 +252,7 @@ class Receiving:
         token: Lease | Taken
         if queue.is_leased:
             token = Lease(queue, ref, process or _NOBODY)
+            self._lost_reads.take(token)
         else:
             token = Taken(queue, ref[1:], meta, body)
         try:
@@ -351,6 +358,13 @@ class Receiving:
         found: list[tuple[Queue, bytes, bytes, bytes]] = []
         consumer = _NOBODY
         for command, reply in zip(commands, replies, strict=True):
+            if isinstance(reply, Unanswered) and command[0] == "XREADGROUP":
+                names = command[command.index("STREAMS") + 1 :]
+                queues = (
+                    engine.channels.queue(engine.keys.name_in(str(key).encode()))
+                    for key in names[: len(names) // 2]
+                )
+                self._lost_reads.note(None if command[3] == _NOBODY else str(command[3]), queues)
             if not isinstance(reply, list) or not reply:
                 continue
             if command[0] == "XREADGROUP":
@@ -453,6 +467,8 @@ class Receiving:
         reading = self.reading(channels) if channels and limit > 0 else None
         if reading is not None and reading.has_leases and process is not None:
             yield from self._hold(process, reading.queues)
+        if self._lost_reads and reading is not None:
+            yield from self._lost_reads.give_back(process)
         deliveries: list[Delivery] = []
         try:
             if engine.is_sharded:
@@ -461,6 +477,8 @@ class Receiving:
                 outcomes = yield from self._end_turns(deliveries, turns, reading, limit, process)
                 unsettled = []
         except Unanswered:
+            if reading is not None:
+                self._lost_reads.note(process, reading.queues)
             if not turns:
                 raise
             return self._uncertain(turns)
@@ -474,7 +492,9 @@ class Receiving:
             yield from self._receive_after(
                 deliveries, reading, channels, limit, waiting, process, has_taken=has_taken
             )
-        except TransportError:
+        except TransportError as error:
+            if isinstance(error, Unanswered):
+                self._lost_reads.note(process, reading.queues)
             if not turns and not deliveries:
                 raise
         except GeneratorExit:
