@@ -18,6 +18,7 @@ from channels_core.layers import AT_LEAST_ONCE, Outcome, Send, Settlement, Verdi
 from channels_layer_database import DatabaseLayer
 from channels_layer_database.schema import postgresql
 from database_sites import aliased, on_postgres
+from faulty_proxy import Fault, FaultyProxy
 from postgres_server import PostgresServer, need_postgres, pooler
 
 
@@ -280,3 +281,31 @@ def test_it_works_without_setting_django_up() -> None:
             check=False,
         )
     assert (run.stdout, run.stderr) == ("isolated\n", "")
+
+
+def test_what_was_leased_by_an_answer_that_never_came_is_given_back_soon(server: PostgresServer) -> None:
+    options = {"delivery": {"jobs": AT_LEAST_ONCE}}
+    name = "cut_off"
+    with (
+        on_postgres(name, server=server),
+        FaultyProxy(("127.0.0.1", server.port)) as proxy,
+        aliased("cut", server.settings(name, HOST="127.0.0.1", PORT=str(proxy.port))),
+        layer_on(**options) as other,
+        layer_on(using="cut", **options) as layer,
+    ):
+        process = layer.open_process("worker")
+        other.send_batch([Send("jobs", {"n": number}, {}, 9) for number in range(3)])
+        [held] = layer.receive_batch(["jobs"], limit=1, timeout=0, process=process)
+        proxy.arm(Fault(cut_down=0))
+        with pytest.raises(LayerUnavailable):
+            layer.receive_batch(["jobs"], limit=5, timeout=0, process=process)
+        assert [one.leased for one in other.statistics(["jobs"])] == [3]
+        began = time.monotonic()
+        again: list[Any] = []
+        while len(again) < 2 and time.monotonic() - began < 10:
+            again += insist(lambda: layer.receive_batch(["jobs"], limit=5, timeout=0.5, process=process))
+        assert [(one.content["n"], one.attempt) for one in again] == [(1, 1), (2, 1)]
+        assert layer.receive_batch(["jobs"], limit=5, timeout=0, process=process) == []
+        layer.settle([Settlement(one, Verdict.DONE) for one in (held, *again)])
+        assert [(one.pending, one.leased) for one in other.statistics(["jobs"])] == [(0, 0)]
+        assert layer.counters.redelivered == 0

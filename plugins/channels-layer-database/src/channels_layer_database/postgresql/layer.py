@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, Generic, TypeVar
+from weakref import ref
 
 from channels_core.exceptions import InvalidChannelLayerError, LayerUnavailable
 from channels_core.layer_views import in_running_loop
@@ -55,7 +56,7 @@ from channels_layer_database.postgresql.hub import Hub
 from channels_layer_database.postgresql.outgoing import Outgoing, Unit, is_ack, plain_acks, unit_for
 from channels_layer_database.postgresql.pipeline import Answers, Call, ConnectionLost, StatementError
 from channels_layer_database.postgresql.statements import Statement, statements_for
-from channels_layer_database.postgresql.station import Reader, Station, Taken, credits_of
+from channels_layer_database.postgresql.station import Leased, Reader, Station, Taken, credits_of
 from channels_layer_database.rows import pack, unpack, unpack_dead
 
 __all__ = ["PostgreSQLLayer"]
@@ -120,6 +121,8 @@ class PostgreSQLLayer(DatabaseLayer):
         self.is_session = session
         self.answer_timeout = float(answer_timeout)
         self.idle_poll = float(idle_poll)
+        self.in_hand: set[ref[Leased]] = set()
+        """Tokens of leased deliveries that somebody has."""
         self.statements = statements_for(self.prefix, self.process_lease)
         self._units: dict[str, Unit] = {}
         self._start()
@@ -1013,8 +1016,8 @@ def _needs_care(turns: Sequence[Turn]) -> bool:
 def _tokens(deliveries: Sequence[Delivery]) -> tuple[bytes, bytes, bytes]:
     return (
         texts([delivery.channel for delivery in deliveries]),
-        bigints([delivery.token[0] for delivery in deliveries]),
-        ints([delivery.token[1] for delivery in deliveries]),
+        bigints([delivery.token.id for delivery in deliveries]),
+        ints([delivery.token.taken for delivery in deliveries]),
     )
 
 

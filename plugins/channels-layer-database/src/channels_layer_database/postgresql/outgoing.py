@@ -316,7 +316,7 @@ def unit_for(layer: Any, channel: str) -> Unit:
 def plain_acks(turns: Sequence[Turn]) -> list[tuple[int, str, int, int]]:
     """The settlements of ``turns`` that are a deletion of a lease: turn, key, id, taken."""
     return [
-        (number_, settlement.delivery.channel, *settlement.delivery.token)
+        (number_, settlement.delivery.channel, settlement.delivery.token.id, settlement.delivery.token.taken)
         for number_, turn in enumerate(turns)
         if (settlement := turn.settlement) is not None and is_ack(settlement)
     ]

@@ -198,6 +198,15 @@ _RELEASE = f"""WITH place AS MATERIALIZED ({_FRONT}), done AS (
     RETURNING m.key, m.id
 ) {_WOKEN}"""
 
+_GIVE_BACK = f"""WITH done AS (
+    UPDATE {{p}}msg m SET lease = NULL, holder = NULL
+    WHERE m.key = ANY($1::text[]) AND m.holder = $2::text
+      AND m.lease > {_NOW} AND m.lease <= {_NOW} + $3::float8 * interval '1 second'
+      AND NOT EXISTS (SELECT FROM unnest($4::bigint[], $5::int[]) AS a(id, taken)
+                      WHERE a.id = m.id AND a.taken = m.taken)
+    RETURNING m.key, m.id
+) {_WOKEN}"""
+
 _REQUEUE = f"""WITH done AS (
     UPDATE {{p}}msg m SET id = nextval('{{p}}msg_back'), lease = NULL, holder = NULL, attempt = 1,
         taken = m.taken + 1, since = {_NOW}, body = a.body
@@ -435,6 +444,7 @@ class Statements:
         self.ack = make("ack", _ACK)
         self.renew = make("renew", _RENEW)
         self.release = make("release", _RELEASE)
+        self.give_back = make("give_back", _GIVE_BACK)
         self.requeue = make("requeue", _REQUEUE)
         self.bury = make("bury", _BURY)
         self.put_back = make("put_back", _PUT_BACK)

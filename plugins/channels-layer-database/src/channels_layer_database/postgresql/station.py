@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
+from weakref import ref
 
 from channels_core.headers import CREDIT
 from channels_core.layers import AT_LEAST_ONCE, Delivery
@@ -24,9 +25,11 @@ if TYPE_CHECKING:
     from channels_layer_database.memberships import LocalMembers
     from channels_layer_database.postgresql.hub import Hub
 
-__all__ = ["Reader", "Station", "Taken", "credits_of"]
+__all__ = ["Leased", "Reader", "Station", "Taken", "credits_of"]
 
 _MOST: Final = 1000
+_CALMED_DOWN: Final = 1.0
+"""Seconds after which an answer that is not lost has come."""
 
 
 class Taken:
@@ -37,6 +40,16 @@ class Taken:
     def __init__(self, row: Row) -> None:
         self.row = row
         self.is_spent = False
+
+
+class Leased:
+    """Token of a leased delivery: id, and how often it was taken. Exists for as long as somebody has the delivery."""
+
+    __slots__ = ("__weakref__", "id", "taken")
+
+    def __init__(self, row_id: int, taken: int) -> None:
+        self.id = row_id
+        self.taken = taken
 
 
 class Reader:
@@ -89,6 +102,8 @@ class Station:
         self._is_active = True
         self._swept = self._looked = monotonic()
         self._cost = 0.0
+        self._lost_at: float | None = None
+        """When a fetch was not answered, which may have leased messages that nobody got."""
         self._interval = 0.5
         self.timer: asyncio.TimerHandle | None = None
         self.plain: list[_Unit] = []
@@ -241,6 +256,8 @@ class Station:
         if listen:
             self.is_listening = True
             hub.listen(self)
+        if self._lost_at is not None:
+            self._give_back_lost(self._lost_at)
         kinds = [units for units in (self.plain, self.leased) if units]
         self._turn += 1
         if len(kinds) == 2:
@@ -261,6 +278,28 @@ class Station:
             self._fetched(answers, asked, is_whole=len(asked) == len(kinds))
 
         hub.submit_read(calls, done)
+
+    def _give_back_lost(self, since: float) -> None:
+        """Free what is leased to this process since before then and is in nobody's hands."""
+        age = monotonic() - since
+        if age < _CALMED_DOWN or self._holder is None:
+            return
+        self._lost_at = None
+        layer = self._hub.layer
+        known = [token for one in layer.in_hand.copy() if (token := one()) is not None]
+        parameters = (
+            texts([unit.key for unit in self.leased]),
+            self._holder.encode(),
+            float8(layer.lease - age),
+            bigints([token.id for token in known]),
+            ints([token.taken for token in known]),
+        )
+
+        def done(answers: Answers | Exception) -> None:
+            if isinstance(answers, Exception) and self._lost_at is None:
+                self._lost_at = since
+
+        self._hub.submit([(self._hub.statements.give_back, parameters)], done)
 
     def _call(self, units: list[_Unit], limit: int) -> Call:
         layer, statements = self._hub.layer, self._hub.statements
@@ -288,6 +327,8 @@ class Station:
     ) -> None:
         if isinstance(answers, Exception):
             self.is_fetching = False
+            if self.leased and self._holder is not None:
+                self._lost_at = monotonic()
             self.fail(answers)
             return
         found: list[Delivery] = []
@@ -361,7 +402,13 @@ class Station:
                 doomed.append(row)
                 return
             content, headers = unpack(body)
-            token: Any = (number(row[0]), number(row[7])) if is_leased else Taken(row)
+            token: Any
+            if is_leased:
+                token = Leased(number(row[0]), number(row[7]))
+                in_hand = self._hub.layer.in_hand
+                in_hand.add(ref(token, in_hand.discard))
+            else:
+                token = Taken(row)
             found.append(Delivery(key, content, headers, (), attempt, token, is_leased))
             return
         mark = dest[:1].decode()
