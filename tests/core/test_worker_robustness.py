@@ -714,15 +714,15 @@ def test_a_consumer_may_run_longer_than_its_lease(make_bench: MakeBench, is_asyn
 
     def consumer(message: Message) -> None:
         runs.append(message.attempt)
-        threading.Event().wait(1.2)
+        threading.Event().wait(2.0)
         Channel("out", channel_layer=bench.layer).send({})
 
     async def aconsumer(message: Message) -> None:
         runs.append(message.attempt)
-        await asyncio.sleep(1.2)
+        await asyncio.sleep(2.0)
         await Channel("out", channel_layer=bench.layer).asend({})
 
-    bench = make_bench(delivery={"in": "at-least-once"}, lease=0.4)
+    bench = make_bench(delivery={"in": "at-least-once"}, lease=1.0)
     for _ in range(2):
         bench.work({"in": aconsumer if is_async else consumer})
     bench.layer.send("in", {})

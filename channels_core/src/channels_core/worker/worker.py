@@ -35,6 +35,7 @@ __all__ = ["Worker", "apply_channel_filters", "run_until_signalled"]
 logger = logging.getLogger("channels.worker")
 
 _WATCHDOG_TICK = 0.05
+_LONGEST_PAUSE = 2.0
 _RENEW_AGAIN = 0.3
 """Seconds after which a renewal is tried again that the layer did not answer: outages add up while a lease runs."""
 
@@ -196,7 +197,8 @@ class Worker:
         """Keep leases alive, relieve readers behind slow handlers, notice a consumer's SystemExit."""
         backend = self.layer.backend
         process_due = 0.0 if self.process is None else monotonic() + backend.process_lease / 3
-        tries = pauses(0.05, 2.0)
+        longest = min(_LONGEST_PAUSE, backend.process_lease / 6)
+        tries = pauses(0.05, longest)
         leases_due = monotonic() + backend.lease / 3
         while not self._has_ended.wait(_WATCHDOG_TICK):
             try:
@@ -212,11 +214,12 @@ class Worker:
                     leased += self._outbox.leased()
                     if leased:
                         backend.renew_leases(leased)
+                    leases_due = now + backend.lease / 3
                 if now >= process_due:
                     process_due = now + next(tries)
                     self._renew_process()
                     process_due = now + backend.process_lease / 3
-                    tries = pauses(0.05, 2.0)
+                    tries = pauses(0.05, longest)
             except LayerUnavailable:
                 continue  # the readers report it
             except Exception:
