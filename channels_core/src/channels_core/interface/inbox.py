@@ -85,6 +85,8 @@ class Inbox:
         self.workers = WorkerWatch(layer.backend, self.outage, grace=config.worker_grace)
         self.now = self.loop.time()
         """The loop's time at the last sweep: what deadlines are counted from, to spare the hot path a clock."""
+        self.stood_still = 0.0
+        """Seconds between the last two sweeps in which nobody could have answered anything."""
         self.sweep_interval = min(
             _SWEEP,
             *(
@@ -170,7 +172,9 @@ class Inbox:
 
     def _sweep(self) -> None:
         self._sweeping = None
-        self.now = now = self.loop.time()
+        before, self.now = self.now, self.loop.time()
+        now = self.now
+        self.stood_still = now - before if self.stands_still else 0.0
         for connection in list(self._connections.values()):
             try:
                 connection.sweep(now)

@@ -596,8 +596,10 @@ class WebSocketConnection:
 
     def sweep(self, now: float) -> None:
         inbox = self._inbox
-        if self._is_refused or inbox.stands_still:
+        if self._is_refused:
             self._flight_since = now
+        elif inbox.stood_still:
+            self._flight_since = min(now, self._flight_since + inbox.stood_still)
         elif self._awaited and now - self._flight_since > inbox.credit_patience:
             inbox.counters.credit_lost += 1
             logger.warning(
