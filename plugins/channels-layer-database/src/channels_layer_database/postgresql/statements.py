@@ -102,13 +102,17 @@ _SEND_GROUP = f"""WITH targets AS MATERIALIZED (
     SELECT g.target, g.proc, g.cap, g.room,
            CASE WHEN g.proc IS NULL THEN g.target ELSE g.proc || '!' END AS key,
            CASE WHEN g.proc IS NOT NULL THEN g.target END AS prefix,
-           right(g.target, 1) = '!' AS many
+           right(g.target, 1) = '!' AS many,
+           CASE WHEN g.proc IS NOT NULL AND g.room = 1 THEN count(*) FILTER (WHERE g.room = 1) OVER (
+               PARTITION BY g.proc || '' ORDER BY g.target ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+           ) ELSE 0 END AS ahead
     FROM {{p}}grp g
     WHERE g.grp = $1::text AND CASE
         WHEN g.proc IS NULL THEN g.newest > {_NOW} - $5::float8 * interval '1 second'
         ELSE EXISTS (SELECT FROM {{p}}proc p WHERE p.id = g.proc AND {ALIVE}) END
 ), units AS MATERIALIZED (
-    SELECT u.*, d.depth < u.cap AND (u.room <> 1 OR NOT u.many OR d.used < $6::bigint) AS fits,
+    SELECT u.*, d.depth + u.ahead < u.cap
+               AND (u.room <> 1 OR NOT u.many OR d.used + u.ahead * $2::int < $6::bigint) AS fits,
            CASE WHEN u.proc IS NOT NULL THEN '@' || $1::text WHEN u.many THEN (
                SELECT string_agg(substr(m.channel, length(u.target) + 1), ' ') FROM {{p}}member m
                WHERE m.grp = $1::text AND m.target = u.target

@@ -148,6 +148,17 @@ class ProcessLaws(LayerLaws):
         assert len(layer.receive(f"http.response.{process}!")) == 1
         assert [layer.send_one(send(name)) for name in names] == [SENT, FULL, FULL]
 
+    def test_a_broadcast_to_two_prefixes_of_a_process_takes_two_places(self, open_layer: OpenLayer) -> None:
+        layer = open_layer(inbox_capacity=2)
+        process = layer.open_process()
+        one, two = f"in.one.{process}!", f"in.two.{process}!"
+        layer.group_add("g", f"{one}x", f"{two}x")
+        layer.send_one(send(f"{one}x", 1))
+        assert layer.send_one(to_group("g", 2)) is SENT
+        found = layer.receive(one, two, limit=9)
+        assert len(numbers(found)) == 2, "one place was left, so one of the two is skipped"
+        assert layer.backend.counters.group_dropped == 1
+
     def test_an_inbox_holds_no_more_than_its_bytes(self, open_layer: OpenLayer) -> None:
         layer = open_layer(inbox_bytes=1000)
         process = layer.open_process()
