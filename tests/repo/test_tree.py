@@ -83,7 +83,9 @@ def test_no_test_folder_is_named_after_a_package() -> None:
 
 
 def test_files_are_named_after_what_they_are_about() -> None:
-    own = [path for path in SOURCES if "channels-compat" not in path.parts]  # whose names are those of Channels 1.x
+    own = [
+        path for path in SOURCES if "channels-compat" not in path.parts
+    ]  # whose names are those of Channels 1.x
     assert relative([path for path in own if path.name in FORBIDDEN_NAMES]) == []
 
 
