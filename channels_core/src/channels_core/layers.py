@@ -503,6 +503,10 @@ class LayerBackend(DerivedViews):
         """
         raise AssertionError("every backend writes wake(); the class is not created without it")
 
+    async def aleave_loop(self) -> None:
+        """Give up the connections that belong to the running event loop, which is about to end. Does nothing where
+        loops have none; used in that loop again, the backend makes new ones."""
+
     def close(self) -> None:
         """Give up connections and threads; the backend is not used afterwards. Idempotent."""
         self._close_views()

@@ -77,6 +77,7 @@ class InterfaceApplication:
         if inbox is not None:
             await inbox.aclose()
             self._inboxes.pop(loop, None)
+            await self.layer.backend.aleave_loop()
 
     def _inbox(self) -> Inbox:
         loop = asyncio.get_running_loop()

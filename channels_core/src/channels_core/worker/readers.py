@@ -124,7 +124,8 @@ class ThreadReader(_Reader):
         finally:
             self._runner.finish_thread()
             if self._asyncio is not None:
-                self._asyncio.close()
+                with self._asyncio as runner:
+                    runner.run(self._backend.aleave_loop())
 
     def _read(self) -> None:
         pause = 0.05
@@ -385,6 +386,7 @@ class LoopReader(_Reader):
             await asyncio.wait(list(self._running), timeout=1.0)
         while self._leaving:
             await asyncio.wait(list(self._leaving))
+        await self._backend.aleave_loop()
         if not self._is_stopping:
             await self._reading  # raises what ended it
 

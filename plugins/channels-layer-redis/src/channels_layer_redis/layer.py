@@ -406,6 +406,9 @@ class RedisBackend(LayerBackend):
         self._engine.wakes += 1
         self._transport.wake()
 
+    async def aleave_loop(self) -> None:
+        await self._transport.aleave_loop()
+
     def close(self) -> None:
         self._is_closed = True
         self.wake()

@@ -165,6 +165,14 @@ class Transport:
             client = self._loops[loop] = AsyncClient(self._shared, loop)
         return client
 
+    async def aleave_loop(self) -> None:
+        """End the connections of the running event loop's client, if it has one: the loop is about to end."""
+        with self._lock:
+            client = self._loops.pop(asyncio.get_running_loop(), None)
+        if client is not None:
+            client.close()
+            await asyncio.sleep(0)  # a closed connection's socket goes with the loop's next turn
+
     def for_thread(self) -> SyncClient:
         """The client of the calling thread, for its alone; its connections end with the thread."""
         client = self._own.client
