@@ -517,7 +517,8 @@ class SqliteBackend(LayerBackend):
     def dead_letters(self, channel: str | None = None, *, limit: int = 100) -> list[DeadLetter]:
         with self._transaction() as (connection, now):
             rows = connection.execute(
-                "SELECT * FROM dead WHERE ?1 IS NULL OR queue = ?1 ORDER BY serial LIMIT ?2", (channel, limit)
+                "SELECT * FROM dead WHERE ? IS NULL OR queue = ? ORDER BY serial LIMIT ?",
+                (channel, channel, limit),
             ).fetchall()
         return [
             DeadLetter(
