@@ -72,8 +72,7 @@ class Channel(_Target):
         layer = self._layer or channel_layers[self._alias]
         send = layer.prepare(self.name, content, headers)
         if on_commit or (layer.backend.transactional_by_default if transactional is None else transactional):
-            leave = layer.deliver if immediately else partial(_leave, layer)
-            send_with_transaction(layer, send, on_commit, transactional, leave)
+            _send_with_transaction(layer, send, immediately, on_commit, transactional)
             return
         held = current_held.get()
         if immediately or held is None or not held.append(layer, send):
@@ -138,8 +137,7 @@ class Group(_Target):
         layer = self._layer or channel_layers[self._alias]
         send = layer.prepare_group(self.name, content, headers)
         if on_commit or (layer.backend.transactional_by_default if transactional is None else transactional):
-            leave = layer.deliver if immediately else partial(_leave, layer)
-            send_with_transaction(layer, send, on_commit, transactional, leave)
+            _send_with_transaction(layer, send, immediately, on_commit, transactional)
             return
         held = current_held.get()
         if immediately or held is None or not held.append(layer, send):
@@ -182,6 +180,13 @@ class Group(_Target):
 
 def _name_of(channel: Channel | str) -> str:
     return channel.name if isinstance(channel, Channel) else channel
+
+
+def _send_with_transaction(
+    layer: ChannelLayer, send: Send, immediately: bool, on_commit: bool | str, transactional: bool | None
+) -> None:
+    leave = layer.deliver if immediately else partial(_leave, layer)
+    send_with_transaction(layer, send, on_commit, transactional, leave)
 
 
 def _leave(layer: ChannelLayer, send: Send) -> None:
