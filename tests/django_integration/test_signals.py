@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from asgiref.sync import sync_to_async
+from asgiref.sync import async_to_sync, sync_to_async
 from django.contrib.auth.models import Group as AuthGroup
 from django.db import connection, connections, transaction
 from django.dispatch import Signal
@@ -116,9 +116,19 @@ def test_b27_a_threads_connection_is_closed_after_its_consumer(layer: ChannelLay
 
 
 def test_inside_a_transaction_nothing_is_closed() -> None:
+    events = DjangoEvents()
+    connection.close()  # so that the events see it opened
     with transaction.atomic():
         AuthGroup.objects.count()
-        DjangoEvents().consumer_finished()
+        events.consumer_finished()
+        assert connection.connection is not None
+        AuthGroup.objects.count()
+
+
+def test_a_visit_for_async_consumers_closes_nothing_inside_a_transaction() -> None:
+    with transaction.atomic():
+        AuthGroup.objects.count()
+        async_to_sync(DjangoEvents()._visit)()
         assert connection.connection is not None
         AuthGroup.objects.count()
 

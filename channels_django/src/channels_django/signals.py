@@ -7,12 +7,13 @@ receives costs an attribute, and a consumer that opened no connection is not cha
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from contextvars import ContextVar
 from time import monotonic
 from typing import Any
 
 from asgiref.sync import sync_to_async
-from django.db import close_old_connections, connections
+from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
 from django.dispatch import Signal
@@ -69,8 +70,7 @@ class DjangoEvents(WorkerEvents):
                 consumer_finished.send(sender=Worker)
         finally:
             if _of_thread.opened:
-                for connection in _of_thread.opened.values():
-                    connection.close_if_unusable_or_obsolete()
+                _close_old(_of_thread.opened.values())
 
     async def aconsumer_started(self) -> None:
         _opened.set([])
@@ -94,7 +94,18 @@ class DjangoEvents(WorkerEvents):
 
     async def _visit(self) -> None:
         self._visited_at = monotonic()
-        await sync_to_async(close_old_connections)()
+        await sync_to_async(_close_old_of_thread)()
+
+
+def _close_old(of_thread: Iterable[BaseDatabaseWrapper]) -> None:
+    """Django's own closing takes the autocommit that an ``atomic`` block has switched off for a reason to close."""
+    for connection in of_thread:
+        if not connection.in_atomic_block:
+            connection.close_if_unusable_or_obsolete()
+
+
+def _close_old_of_thread() -> None:
+    _close_old(connections.all(initialized_only=True))
 
 
 class _ThreadConnections(threading.local):
