@@ -53,7 +53,7 @@ def waiting(layer: Any, channel: str = "a") -> list[int]:
 
 
 def test_a_savepoint_takes_its_messages_with_it(layer: Any, alias: str) -> None:
-    from django.db import transaction
+    from django.db import connections, transaction
 
     with transaction.atomic(using=alias):
         layer.send_in_transaction([sending("a", 1)])
@@ -62,7 +62,8 @@ def test_a_savepoint_takes_its_messages_with_it(layer: Any, alias: str) -> None:
             raise LookupError
         with transaction.atomic(using=alias):
             layer.send_in_transaction([sending("a", 3)])
-        point = transaction.savepoint(using=alias)
+        point = connections[alias].savepoint()
+        assert point is not None
         layer.send_in_transaction([sending("a", 4)])
         transaction.savepoint_rollback(point, using=alias)
         layer.send_in_transaction([sending("a", 5)])
