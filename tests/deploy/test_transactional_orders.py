@@ -16,7 +16,7 @@ from deployment.scales import Scale, scales
 LEASE = 3.0
 
 
-@pytest.fixture(params=["postgresql"])
+@pytest.fixture(params=["postgresql", "mariadb", "sqlite-shared"])
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
     """Each engine whose messages can be written in a transaction."""
     with ENGINES[request.param](tmp_path) as running:

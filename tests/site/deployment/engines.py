@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -221,12 +222,12 @@ def mariadb_engine(folder: Path) -> Iterator[Engine]:
 
 
 @contextmanager
-def sqlite_engine(folder: Path) -> Iterator[Engine]:
-    """The database layer in a file beside the project's SQLite database."""
+def sqlite_engine(folder: Path, *, shared: bool = False) -> Iterator[Engine]:
+    """The database layer in a file beside the project's SQLite database, or in that itself."""
     path = folder / "project.sqlite3"
 
     def kept() -> dict[str, int]:
-        with closing(sqlite3.connect(f"{path}.channels")) as connection:
+        with closing(sqlite3.connect(path if shared else f"{path}.channels")) as connection:
             tables = connection.execute(
                 "SELECT name FROM sqlite_master WHERE type = 'table' AND name LIKE 'channels_%'"
             )
@@ -238,9 +239,9 @@ def sqlite_engine(folder: Path) -> Iterator[Engine]:
             }
 
     yield Engine(
-        name="sqlite",
+        name="sqlite-shared" if shared else "sqlite",
         backend="database",
-        config={},
+        config={"shared": True} if shared else {},
         server=None,
         kept=kept,
         databases={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": str(path)}},
@@ -279,6 +280,7 @@ ENGINES: dict[str, Callable[[Path], AbstractContextManager[Engine]]] = {
     "postgresql": postgres_engine,
     "mariadb": mariadb_engine,
     "sqlite": sqlite_engine,
+    "sqlite-shared": partial(sqlite_engine, shared=True),
     "sqlite-sample": sqlite_sample,
 }
 """By name, what starts each of them, empty, for as long as the context lasts."""

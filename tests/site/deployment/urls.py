@@ -1,7 +1,8 @@
-"""One page."""
+"""One page; and where there is a shop, its counter."""
 
 import os
 
+from django.apps import apps
 from django.http import HttpRequest, HttpResponse
 from django.urls import path
 
@@ -11,3 +12,7 @@ def hello(request: HttpRequest) -> HttpResponse:
 
 
 urlpatterns = [path("", hello)]
+if apps.is_installed("deployment.shop"):
+    from deployment.shop.views import order
+
+    urlpatterns.append(path("order/<int:number>", order))
