@@ -123,6 +123,9 @@ class EngineLayerLoad:
 
     pairs: float
     """Send and receive in one process, one after the other."""
-    alone: Percentiles
-    in_flight: Percentiles
+    across: float
+    """Sends in one process, one after the other, and receives in another."""
+    alone: tuple[float, ...]
+    """What each round trip took; likewise ``in_flight``."""
+    in_flight: tuple[float, ...]
     in_flight_rate: float

@@ -1,4 +1,4 @@
-"""Ask and answer through a layer of Django Channels 4 between two processes.
+"""Through a layer of Django Channels 4: one process sends and another takes; then one asks and another answers.
 
 `measure SECONDS` prints one line of JSON.
 """
@@ -19,7 +19,10 @@ django.setup()
 
 from channels.layers import get_channel_layer  # noqa: E402 - importable only once Django is set up
 
+from channels.exceptions import ChannelFull  # noqa: E402 - importable only once Django is set up
+
 TEXT = "x" * 100
+LAST = "the last"
 IN_FLIGHT = 50
 
 
@@ -36,6 +39,32 @@ async def answer():
         task = asyncio.create_task(layer.send(request["reply"], message))
         answering.add(task)
         task.add_done_callback(answering.discard)
+
+
+async def take():
+    """Take messages until the last has come, or none for two seconds; say how many there were, and for how long."""
+    layer, count, channel = get_channel_layer(), 0, await listened_to("across")
+    first = waiting = asyncio.ensure_future(layer.receive(channel))
+    await asyncio.sleep(0.2)  # one of the layers loses what comes before somebody reads
+    print(channel, flush=True)
+    await asyncio.wait([first])
+    begun = ended = time.perf_counter()
+    while True:
+        try:
+            message = await asyncio.wait_for(waiting, 2.0)
+        except TimeoutError:  # the last one was lost
+            break
+        count += 1
+        ended = time.perf_counter()
+        if message["text"] == LAST:
+            break
+        waiting = layer.receive(channel)
+    print(json.dumps([count, ended - begun]), flush=True)
+
+
+async def listened_to(name):
+    """A channel to send to; pub/sub needs one that is listened to before."""
+    return await get_channel_layer().new_channel() if os.environ["BENCH_VARIANT"] == "pubsub" else name
 
 
 class Asker:
@@ -81,9 +110,8 @@ class Asker:
 
 
 async def pairs(seconds):
-    """Send and receive in one process, a second; pub/sub needs a channel that is listened to before it is sent to."""
-    layer, count = get_channel_layer(), 0
-    channel = await layer.new_channel() if os.environ["BENCH_VARIANT"] == "pubsub" else "pairs"
+    """Send and receive in one process, a second."""
+    layer, count, channel = get_channel_layer(), 0, await listened_to("pairs")
     message = {"type": "websocket.receive", "path": "/echo", "order": 1, "text": TEXT}
     begun = time.perf_counter()
     while time.perf_counter() - begun < seconds:
@@ -98,37 +126,54 @@ async def pairs(seconds):
     return count / (time.perf_counter() - begun)
 
 
-def percentiles(took):
-    ranked = sorted(took)
-    at = {
-        name: ranked[int((len(ranked) - 1) * share)]
-        for name, share in (("p50", 0.5), ("p90", 0.9), ("p99", 0.99))
-    }
-    return {**at, "worst": ranked[-1]}
+async def across(seconds):
+    """Messages a second from this process, which awaits each send, to another."""
+    layer, count = get_channel_layer(), 0
+
+    async def send(text):
+        while True:
+            try:
+                await layer.send(channel, {"type": "echo", "path": "/echo", "order": count, "text": text})
+            except ChannelFull:  # the other one is behind
+                await asyncio.sleep(0.001)
+            else:
+                return
+
+    with other("take") as taking:
+        channel = taking.stdout.readline().decode().strip()
+        begun = time.perf_counter()
+        while time.perf_counter() - begun < seconds:
+            await send(TEXT)
+            count += 1
+        await send(LAST)
+        taken, took = json.loads(taking.stdout.readline())
+        return taken / took if took else 0.0
 
 
-def answering():
-    return subprocess.Popen([sys.executable, __file__, "answer"], stdout=subprocess.PIPE)
+def other(role):
+    return subprocess.Popen([sys.executable, __file__, role], stdout=subprocess.PIPE)
 
 
 async def measure(seconds):
     await pairs(0.2)
     rate_of_pairs = await pairs(seconds)
-    with answering() as other:
-        other.stdout.readline()
+    rate_across = await across(seconds)
+    with other("answer") as answering:
+        answering.stdout.readline()
         asker = Asker()
         await asker.open()
         await asker.ask_for(0.3, 1)
         _, alone = await asker.ask_for(seconds, 1)
         await asker.ask_for(0.3, IN_FLIGHT)
         rate, in_flight = await asker.ask_for(seconds, IN_FLIGHT)
-        other.terminate()
+        answering.terminate()
     print(
         json.dumps(
             {
                 "pairs": rate_of_pairs,
-                "alone": percentiles(alone),
-                "in_flight": percentiles(in_flight),
+                "across": rate_across,
+                "alone": alone,
+                "in_flight": in_flight,
                 "in_flight_rate": rate,
             }
         )
@@ -138,7 +183,7 @@ async def measure(seconds):
 if __name__ == "__main__":
     import uvloop
 
-    work = measure(float(sys.argv[2])) if sys.argv[1] == "measure" else answer()
+    work = {"measure": lambda: measure(float(sys.argv[2])), "answer": answer, "take": take}[sys.argv[1]]()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(work)
         sys.stdout.flush()

@@ -1,7 +1,8 @@
 """Ask and answer through a layer between two processes, the way interface and worker do it.
 
 The asking process holds one inbox and hands answers to whoever waits for them; the answering one takes what there is
-and sends the answers with the call that fetches the next requests. `measure SECONDS` prints one line of JSON.
+and sends the answers with the call that fetches the next requests. Before that, one sends, one message after another,
+and the other only takes. `measure SECONDS` prints one line of JSON.
 """
 
 import asyncio
@@ -18,10 +19,11 @@ import django
 
 django.setup()
 
-from channels_core import channel_layers  # noqa: E402 - importable only once Django is set up
-from channels_core.layers import Turn  # noqa: E402 - as above
+from channels_core import ChannelFull, channel_layers  # noqa: E402 - importable only once Django is set up
+from channels_core.layers import Settlement, Turn, Verdict  # noqa: E402 - as above
 
 TEXT = "x" * 100
+LAST = "the last"
 IN_FLIGHT = 50
 
 
@@ -41,6 +43,22 @@ async def answer() -> None:
             )
             for request in exchange.deliveries
         ]
+
+
+async def take() -> None:
+    """Take messages until the last has come, the way a worker does; say how many there were."""
+    backend = channel_layers["default"].backend
+    process = await backend.aopen_process("worker", label="bench")
+    print("across", flush=True)
+    turns: list[Turn] = []
+    count, is_last = 0, False
+    while not is_last:
+        exchange = await backend.aexchange(turns, ["across"], limit=64, timeout=2.0, process=process)
+        turns = [Turn((), Settlement(delivery, Verdict.DONE)) for delivery in exchange.deliveries]
+        count += len(turns)
+        is_last = any(delivery.content["text"] == LAST for delivery in exchange.deliveries)
+    await backend.aexchange(turns, [])
+    print(count, flush=True)
 
 
 class Asker:
@@ -109,25 +127,42 @@ async def pairs(seconds: float) -> float:
     return count / (time.perf_counter() - begun)
 
 
-def percentiles(took: list[float]) -> dict[str, float]:
-    ranked = sorted(took)
-    at = {
-        name: ranked[int((len(ranked) - 1) * share)]
-        for name, share in (("p50", 0.5), ("p90", 0.9), ("p99", 0.99))
-    }
-    return {**at, "worst": ranked[-1]}
+async def across(seconds: float) -> float:
+    """Messages a second from this process, which awaits each send, to another."""
+    layer, count = channel_layers["default"], 0
+
+    async def send(text: str) -> None:
+        while True:
+            try:
+                await layer.asend("across", {"path": "/echo", "order": count, "text": text})
+            except ChannelFull:  # the other one is behind
+                await asyncio.sleep(0.001)
+            else:
+                return
+
+    with other("take") as taking:
+        assert taking.stdout is not None
+        taking.stdout.readline()
+        begun = time.perf_counter()
+        while time.perf_counter() - begun < seconds:
+            await send(TEXT)
+            count += 1
+        await send(LAST)
+        taken = int(taking.stdout.readline())
+        return taken / (time.perf_counter() - begun)
 
 
-def answering() -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, __file__, "answer"], stdout=subprocess.PIPE)
+def other(role: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, __file__, role], stdout=subprocess.PIPE)
 
 
 async def measure(seconds: float) -> None:
     await pairs(0.2)
     rate_of_pairs = await pairs(seconds)
-    with answering() as other:
-        assert other.stdout is not None
-        other.stdout.readline()
+    rate_across = await across(seconds)
+    with other("answer") as answering:
+        assert answering.stdout is not None
+        answering.stdout.readline()
         asker = Asker()
         await asker.open()
         await asker.ask_for(0.3, 1)
@@ -139,8 +174,9 @@ async def measure(seconds: float) -> None:
         json.dumps(
             {
                 "pairs": rate_of_pairs,
-                "alone": percentiles(alone),
-                "in_flight": percentiles(in_flight),
+                "across": rate_across,
+                "alone": alone,
+                "in_flight": in_flight,
                 "in_flight_rate": rate,
             }
         )
@@ -150,6 +186,6 @@ async def measure(seconds: float) -> None:
 if __name__ == "__main__":
     import uvloop
 
-    work = measure(float(sys.argv[2])) if sys.argv[1] == "measure" else answer()
+    work = {"measure": lambda: measure(float(sys.argv[2])), "answer": answer, "take": take}[sys.argv[1]]()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(work)
