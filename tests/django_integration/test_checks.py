@@ -262,6 +262,24 @@ def test_w008_a_layer_of_channels_1_has_a_successor() -> None:
         assert channel_layers.make("default", for_test=True).expiry == 5
 
 
+def test_w009_frames_that_wait_longer_than_the_interface_does() -> None:
+    options: dict[str, Any] = {"expiry": 20.5}
+    layers = {"default": {"BACKEND": "memory", "ROUTING": [], "CONFIG": options}}
+    assert check(CHANNEL_LAYERS=layers, CHANNELS={"CREDIT_TIMEOUT": 20}) == [
+        (
+            "channels.W009",
+            "CHANNELS['CREDIT_TIMEOUT'] is 20 seconds, and a frame may wait on the layer 'default' for 20.5 (its"
+            " expiry) until a worker takes it. Where workers are that far behind, frames count as lost that are only"
+            " late, and frames of one socket may overtake each other.",
+            "Make CREDIT_TIMEOUT at least 20.5, or CONFIG['expiry'] of the layer smaller.",
+        )
+    ]
+    assert check(CHANNEL_LAYERS=layers, CHANNELS={"CREDIT_TIMEOUT": 20.5}) == []
+    assert check(CHANNEL_LAYERS=layers, CHANNELS={"CREDIT_TIMEOUT": 20, "CREDIT_WINDOW": 2}) == []
+    options["delivery"] = {"websocket.*": "at-least-once"}  # every attempt has its time
+    assert check(CHANNEL_LAYERS=layers, CHANNELS={"CREDIT_TIMEOUT": 20}) == []
+
+
 REDIS_OPTIONS = {
     "hosts": [("localhost", 6379)],
     "prefix": "site:",

@@ -12,10 +12,26 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from channels_core.headers import CREDIT, CREDITED, FRAME
-from channels_core.layers import Send
+from channels_core.layers import AT_LEAST_ONCE, LayerBackend, Send
 from channels_core.names import is_channel, known_channels
 
-__all__ = ["add_credit", "credit_of", "credit_send", "credits_of", "number_of", "take_credit"]
+__all__ = [
+    "add_credit",
+    "credit_of",
+    "credit_patience",
+    "credit_send",
+    "credits_of",
+    "number_of",
+    "take_credit",
+]
+
+
+def credit_patience(timeout: float, backend: LayerBackend) -> float:
+    """Seconds after which the credit of a frame on ``backend`` will not come, with a credit timeout of ``timeout``: on
+    an at-least-once channel only when every attempt had its time."""
+    if backend.delivery_class_of("websocket.receive") == AT_LEAST_ONCE:
+        return max(timeout, backend.lease * backend.max_attempts)
+    return timeout
 
 
 def credit_of(headers: Mapping[str, str | int]) -> str | None:

@@ -16,6 +16,7 @@ from django.core.checks import CheckMessage, Error, Tags
 from django.core.checks import Warning as CheckWarning
 
 from channels_core.channel_layer import channel_layers
+from channels_core.credit import credit_patience
 from channels_core.exceptions import ChannelsError
 from channels_django import conf, old_backends
 
@@ -44,6 +45,7 @@ def _all(app_configs: Sequence[AppConfig] | None) -> Iterator[CheckMessage]:
         return
     yield from _old_backends()
     yield from _layers()
+    yield from _order_of_frames()
     yield from _chosen_plugins()
     yield from _plugin_warnings()
 
@@ -98,6 +100,24 @@ def _layers() -> Iterator[CheckMessage]:
                 hint="Correct the routes, or ROUTER where they are for another router.",
                 id="channels.E008",
             )
+
+
+def _order_of_frames() -> Iterator[CheckMessage]:
+    """W009: a frame that still waits on its channel is taken for lost, and the next one sent after it."""
+    interface = channel_layers.config.interface
+    try:
+        backend = channel_layers[interface.layer].backend
+    except (KeyError, ChannelsError):
+        return  # there is none, or E007 says why
+    patience = credit_patience(interface.credit_timeout, backend)
+    if interface.credit_window == 1 and patience < backend.expiry:
+        yield CheckWarning(
+            f"CHANNELS['CREDIT_TIMEOUT'] is {interface.credit_timeout:g} seconds, and a frame may wait on the layer"
+            f" {interface.layer!r} for {backend.expiry:g} (its expiry) until a worker takes it. Where workers are that"
+            " far behind, frames count as lost that are only late, and frames of one socket may overtake each other.",
+            hint=f"Make CREDIT_TIMEOUT at least {backend.expiry:g}, or CONFIG['expiry'] of the layer smaller.",
+            id="channels.W009",
+        )
 
 
 def _chosen_plugins() -> Iterator[CheckMessage]:

@@ -13,7 +13,7 @@ from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from time import thread_time
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from channels_core.credit import credit_of, credit_send, number_of
+from channels_core.credit import credit_of, credit_patience, credit_send, number_of
 from channels_core.exceptions import LayerUnavailable, SendUncertain
 from channels_core.headers import CREDITED
 from channels_core.interface.asgi import Event
@@ -102,12 +102,8 @@ class Inbox:
         )
         self.outbound_bytes = max(config.outbound_bytes, 4 * self.backend.max_message_size)
         """What may wait for one slow client."""
-        self.credit_patience = self.sweep_interval + (
-            max(config.credit_timeout, self.backend.lease * self.backend.max_attempts)
-            if self.bears_repeat("websocket.receive")
-            else config.credit_timeout
-        )
-        """After which a credit will not come: on an at-least-once channel only when every attempt had its time."""
+        self.credit_patience = self.sweep_interval + credit_patience(config.credit_timeout, self.backend)
+        """Seconds after which a credit will not come."""
         self.lines = Lines(self)
         """Sends that wait for room, by channel."""
         self._connections: dict[str, Connection] = {}
