@@ -40,6 +40,9 @@ T = TypeVar("T")
 
 logger: Final = logging.getLogger("channels.redis")
 
+_REMEMBERED_MS: Final = 120_000
+"""For how long scripts/exchange.lua remembers what it said."""
+
 
 @dataclass(slots=True)
 class Block:
@@ -206,18 +209,24 @@ class Engine:
         """Whether there is more to say with the next send than the send."""
         return bool(self.leftovers or self.durable_sends or self._deduplicate or self.has_debts())
 
-    def ask(self, plans: Sequence[Plan], more: Sequence[Command] = ()) -> Steps[list[Reply]]:
-        """The replies to plans, and to further commands.
+    def ask(
+        self,
+        plans: Sequence[Plan],
+        waits: Sequence[Command] = (),
+        *,
+        on_repeat: Callable[[], None] | None = None,
+    ) -> Steps[list[Reply]]:
+        """The replies to ``plans``, then those to ``waits``: a WAIT for each plan, or none at all.
 
         Where calls are deduplicated, those that were not answered are repeated until they are, for a while: the script
-        remembers what it said to each.
+        remembers what it said of each step, but not what it took. ``on_repeat`` is called before.
         """
         if not self._deduplicate:
-            plainly: list[Reply] = yield [plan.command() for plan in plans] + list(more)
+            plainly: list[Reply] = yield [plan.command() for plan in plans] + list(waits)
             return plainly
         for plan in plans:
             plan.number(self.keys, self._sender, next(self._numbers))
-        commands = [*(plan.command() for plan in plans), *more]
+        commands = [*(plan.command() for plan in plans), *waits]
         replies: list[Reply] = []
         try:
             replies = yield commands
@@ -227,14 +236,23 @@ class Engine:
         while missing := [n for n, reply in enumerate(replies) if isinstance(reply, Unanswered)]:
             if time.monotonic() > end:
                 break
+            if on_repeat is not None:
+                on_repeat()
+            # WAIT is for what its own connection wrote: a new one has to write something first
+            touched = [plans[n - len(plans)].keys[-1] for n in missing if n >= len(plans)]
+            touches = [("PEXPIRE", key, _REMEMBERED_MS) for key in touched]
+            first_wait = len(missing) - len(touches)
+            asked = [commands[n] for n in missing]
             try:
-                again = yield [commands[n] for n in missing]
+                again = yield [*asked[:first_wait], *touches, *asked[first_wait:]]
             except TransportError:
                 yield Pause(0.05)
                 continue
-            for n, reply in zip(missing, again, strict=True):
+            written = [1] * first_wait + again[first_wait : first_wait + len(touches)]
+            again = again[:first_wait] + again[first_wait + len(touches) :]
+            for n, reply, was_written in zip(missing, again, written, strict=True):
                 if not isinstance(reply, Unsent):
-                    replies[n] = reply
+                    replies[n] = reply if was_written else 0
         return replies
 
     def pay_debts(self) -> Steps[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from time import monotonic
 from typing import Any, Final
 
@@ -548,17 +549,17 @@ class Receiving:
                 place = settling.add(plan, settlement)
                 if place is not None:
                     settled.append((settlement, place))
-        has_sends = any(places)
         takes = reading is not None and bool(reading.queues)
         if takes and reading is not None:
             self.add_take(plan, reading, reading.queues, limit, process)
         if not plan:
             return [[] for _ in turns]
         waits: list[Command] = []
-        if engine.durable_sends and has_sends:
+        if engine.durable_sends and any(turn.sends and not _ends_a_lease(turn) for turn in turns):
             waits.append(Routed(("WAIT", engine.durable_sends, 1000), plan.keys[0]))
+        on_repeat = partial(self._lost_reads.note, process, reading.queues) if takes and reading else None
         try:
-            reply, *waited = yield from engine.ask([plan], waits)
+            reply, *waited = yield from engine.ask([plan], waits, on_repeat=on_repeat)
             taken = engine.hear(plan, reply)
         except Unanswered:
             raise
@@ -567,7 +568,10 @@ class Receiving:
             raise
         outcomes = [[OUTCOMES[plan.codes[place]] for place in of_turn] for of_turn in places]
         if waited:
-            outcomes = [sending.durable(of_turn, waited) for of_turn in outcomes]
+            outcomes = [
+                of_turn if _ends_a_lease(turn) else sending.durable(of_turn, waited)
+                for turn, of_turn in zip(turns, outcomes, strict=True)
+            ]
         for of_turn in outcomes:
             sending.count(of_turn)
         settling.count(plan, settled)
@@ -623,3 +627,8 @@ class Receiving:
             self._sending.count(of_turn)
         unsettled = [turn.settlement for turn in turns if turn.settlement is not None and not turn.sends]
         return Exchange(outcomes, [], unsettled)
+
+
+def _ends_a_lease(turn: Turn) -> bool:
+    """Whether a replica that lacks what the turn sent has its message still: it gets the end of that no earlier."""
+    return turn.settlement is not None and type(turn.settlement.delivery.token) is Lease
