@@ -1,9 +1,10 @@
-"""The servers that layers keep their messages in: a Valkey, a PostgreSQL, a folder for SQLite.
+"""The servers that layers keep their messages in: a Valkey, a PostgreSQL, a MariaDB, a folder for SQLite.
 
 Each is started fresh for one measurement, with the settings it is shipped with, and stopped afterwards. Valkey and
-PostgreSQL come from wheels, so nothing has to be installed on the machine.
+PostgreSQL come from wheels, so nothing has to be installed on the machine; a MariaDB has to be.
 """
 
+import getpass
 import importlib.resources
 import os
 import pwd
@@ -128,6 +129,61 @@ def _make_database(host: Path, port: int, password: str) -> None:
 
 
 @contextmanager
+def mariadb() -> Iterator[Engine]:
+    """The machine's MariaDB with stock settings, in a new directory, on a unix socket."""
+    path = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin", "/usr/libexec"))
+    server, install = (shutil.which(name, path=path) for name in ("mariadbd", "mariadb-install-db"))
+    if server is None or install is None:
+        raise BenchError("This machine has no MariaDB. Install the package mariadb-server, and mysqlclient.")
+    user = f"--user={getpass.getuser()}"
+    with tempfile.TemporaryDirectory(prefix="bench-mariadb-") as folder:
+        data, door = f"--datadir={folder}/data", Path(folder) / "socket"
+        made = subprocess.run(
+            [
+                install,
+                "--no-defaults",
+                data,
+                "--auth-root-authentication-method=normal",
+                "--skip-test-db",
+                user,
+            ],
+            capture_output=True,
+            check=False,
+        )
+        if made.returncode:
+            raise BenchError(f"mariadb-install-db failed:\n{made.stderr.decode().strip()}")
+        command = [
+            server,
+            "--no-defaults",
+            data,
+            f"--socket={door}",
+            f"--pid-file={folder}/pid",
+            "--skip-networking",
+        ]
+        with (Path(folder) / "log").open("wb") as log:
+            process = subprocess.Popen([*command, user], stdout=log, stderr=log)
+        try:
+            _await(lambda: _has_mariadb_database(door), process, "MariaDB")
+            environment = {"BENCH_MARIADB_SOCKET": str(door), "BENCH_MARIADB_NAME": DATABASE}
+            yield Engine(environment=environment, pid=process.pid)
+        finally:
+            _end(process, signal.SIGTERM)
+
+
+def _has_mariadb_database(door: Path) -> bool:
+    """Makes it, once the server answers."""
+    import MySQLdb  # type: ignore[import-untyped]  # it has no types
+
+    try:
+        connection = MySQLdb.connect(unix_socket=str(door), user="root")
+    except MySQLdb.Error:
+        return False
+    connection.query(f"CREATE DATABASE {DATABASE}")
+    connection.close()
+    return True
+
+
+@contextmanager
 def sqlite() -> Iterator[Engine]:
     """A folder for the database file, on the disk that holds the temporary folder."""
     with tempfile.TemporaryDirectory() as folder:
@@ -138,6 +194,7 @@ ENGINES: Mapping[str, Callable[[], AbstractContextManager[Engine]]] = {
     "": none,
     "valkey": valkey,
     "postgresql": postgresql,
+    "mariadb": mariadb,
     "sqlite": sqlite,
 }
 

@@ -13,6 +13,7 @@ __all__ = [
     "ConnectLoad",
     "EchoLoad",
     "EngineLayerLoad",
+    "ExpiredLoad",
     "HttpLoad",
     "IdleLoad",
     "LayerLoad",
@@ -129,3 +130,15 @@ class EngineLayerLoad:
     """What each round trip took; likewise ``in_flight``."""
     in_flight: tuple[float, ...]
     in_flight_rate: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpiredLoad:
+    """A layer that holds a million expired messages, ``"default"``, beside one that holds none, ``"empty"``."""
+
+    rates: dict[str, dict[str, tuple[float, ...]]]
+    """By the size of a batch, then by layer: messages sent and received, a figure for each turn."""
+    waits: tuple[float, ...]
+    """What each send with its receive took while another process cleaned."""
+    cleaned: float
+    """Messages that it deleted meanwhile, a second."""

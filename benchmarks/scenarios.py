@@ -10,7 +10,16 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Literal
 
-from benchmarks.measurements import BroadcastLoad, ConnectLoad, EchoLoad, HttpLoad, Percentiles, ServerInfo
+from benchmarks.measurements import (
+    BroadcastLoad,
+    ConnectLoad,
+    EchoLoad,
+    EngineLayerLoad,
+    ExpiredLoad,
+    HttpLoad,
+    Percentiles,
+    ServerInfo,
+)
 from benchmarks.servers import Contestant, Server, engine_script, idle_sockets, layer_script, load, serve
 
 __all__ = ["CONTESTANTS", "SCENARIOS", "Figures", "Metric", "Scenario", "Size", "Target"]
@@ -80,6 +89,8 @@ CHANNELS4_ENGINES = (
     ("postgresql", "channels_postgres", "postgresql", "async"),
     ("sqlite", "channels-lite", "sqlite", "async"),
 )
+
+EXPIRED_ENGINES = (("postgresql", "PostgreSQL"), ("mariadb", "MariaDB"), ("sqlite", "SQLite"))
 
 CONTESTANTS: Mapping[str, Contestant] = {
     contestant.name: contestant
@@ -206,6 +217,17 @@ CONTESTANTS: Mapping[str, Contestant] = {
         ),
         *(
             Contestant(
+                name=f"ours-{engine}-expired",
+                title=f"ours, database layer on {title}",
+                folder="ours",
+                app="expired_layer.py",
+                variant="expired",
+                engine=engine,
+            )
+            for engine, title in EXPIRED_ENGINES
+        ),
+        *(
+            Contestant(
                 name=f"channels4-{name}-layer",
                 title=f"Channels 4, {title}",
                 folder="channels4",
@@ -234,7 +256,7 @@ def layer(contestant: Contestant, size: Size) -> Figures:
 
 
 def engine_layer(contestant: Contestant, size: Size) -> Figures:
-    seen = engine_script(contestant, size.seconds)
+    seen = engine_script(contestant, size.seconds, EngineLayerLoad, patience=30 + 10 * size.seconds)
     in_flight, alone = Percentiles.of(seen.in_flight), Percentiles.of(seen.alone)
     return Figures(
         values={
@@ -245,6 +267,21 @@ def engine_layer(contestant: Contestant, size: Size) -> Figures:
             "alone_p99": alone.p99 * 1000,
             "pairs": seen.pairs,
             "across": seen.across,
+        }
+    )
+
+
+def expired(contestant: Contestant, size: Size) -> Figures:
+    seen = engine_script(contestant, size.seconds, ExpiredLoad, patience=120 + 10 * size.seconds)
+    rates = {batch: {name: median(turns) for name, turns in of.items()} for batch, of in seen.rates.items()}
+    waits = Percentiles.of(seen.waits)
+    return Figures(
+        values={
+            "rate": rates["1"]["default"],
+            **{f"ratio_{batch}": of["default"] / of["empty"] for batch, of in rates.items()},
+            "wait_p99": waits.p99 * 1000,
+            "wait_worst": waits.worst * 1000,
+            "cleaned": seen.cleaned,
         }
     )
 
@@ -363,6 +400,16 @@ ENGINE_LAYER_METRICS = (
     Metric(name="pairs", title="pairs one after another", unit="/s"),
     Metric(name="across", title="one sends, another takes", unit="/s"),
 )
+EXPIRED_METRICS = (
+    Metric(name="rate", title="one at a time", unit="/s"),
+    *(
+        Metric(name=f"ratio_{batch}", title=f"batch {batch}", unit="of empty", digits=2)
+        for batch in (1, 10, 50)
+    ),
+    Metric(name="wait_p99", title="beside cleaning p99", unit="ms", digits=1),
+    Metric(name="wait_worst", title="longest", unit="ms", digits=1),
+    Metric(name="cleaned", title="deleted", unit="/s"),
+)
 BROADCAST_METRICS = (
     Metric(name="to_last", title="to the last", unit="ms", digits=1),
     Metric(name="best", title="best", unit="ms", digits=1),
@@ -387,6 +434,7 @@ DATABASE = (
     "ours-postgresql-sync-at-least-once",
     "ours-sqlite-sync",
 )
+EXPIRED = tuple(f"ours-{engine}-expired" for engine, _ in EXPIRED_ENGINES)
 CHANNELS4_REDIS = ("channels4-redis", "channels4-redis-pubsub")
 CHANNELS4_DATABASE = ("channels4-postgresql", "channels4-sqlite")
 
@@ -550,6 +598,24 @@ def engine_scenarios() -> tuple[Scenario, ...]:
             targets=(
                 Target(contestants=DATABASE[:2], metric="rate", bound="at least", value=10_000),
                 Target(contestants=DATABASE[:2], metric="p50", bound="at most", value=4.0),
+            ),
+        ),
+        Scenario(
+            name="database-expired",
+            title="A million expired messages in a database",
+            explanation="Messages sent and received in one process, in batches of 1, 10 and 50, beside a million "
+            "expired ones in ten thousand channels; ratios are to the same on empty tables, in turn with it. Then how "
+            "long sending and receiving one message takes while another process deletes them.",
+            contestants=EXPIRED,
+            metrics=EXPIRED_METRICS,
+            measure=expired,
+            baseline="",
+            targets=(
+                *(
+                    Target(contestants=EXPIRED[:2], metric=f"ratio_{batch}", bound="at least", value=0.9)
+                    for batch in (1, 10, 50)
+                ),
+                Target(contestants=EXPIRED, metric="wait_worst", bound="at most", value=250.0),
             ),
         ),
         Scenario(

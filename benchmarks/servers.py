@@ -21,7 +21,7 @@ import msgspec
 from benchmarks.engines import ENGINES
 from benchmarks.environments import BENCHMARKS, BenchError, channels4_python
 from benchmarks.load import LoadError, WebSocketLoad
-from benchmarks.measurements import EngineLayerLoad, LayerLoad, ServerInfo
+from benchmarks.measurements import LayerLoad, ServerInfo
 
 __all__ = [
     "Contestant",
@@ -168,7 +168,7 @@ def serve(contestant: Contestant) -> Iterator[Server]:
 
 def _prepare(contestant: Contestant, environment: Mapping[str, str]) -> None:
     """Make the tables of a layer that keeps messages in a database."""
-    if contestant.engine not in {"postgresql", "sqlite"}:
+    if contestant.engine not in {"postgresql", "mariadb", "sqlite"}:
         return
     command = [contestant.python, "-m", "django", "migrate", "--settings", "bench_settings", "-v", "0"]
     environment = {**environment, "PYTHONPATH": str(contestant.path)}
@@ -280,13 +280,15 @@ def layer_script(contestant: Contestant, pairs: int) -> LayerLoad:
     return msgspec.json.decode(done.stdout.splitlines()[-1], type=LayerLoad)
 
 
-def engine_script(contestant: Contestant, seconds: float) -> EngineLayerLoad:
-    """Run a contestant's script that asks and answers through its layer, between two processes."""
+def engine_script(
+    contestant: Contestant, seconds: float, kind: type[LoadRecord], *, patience: float
+) -> LoadRecord:
+    """Run a contestant's script on its engine and return what it saw; BenchError if that takes longer than ``patience``
+    seconds."""
     with ENGINES[contestant.engine]() as engine, tempfile.TemporaryDirectory() as folder:
         environment = {**contestant.environment, **engine.environment}
         _prepare(contestant, environment)
         command = [contestant.python, str(contestant.path / contestant.app), "measure", str(seconds)]
-        patience = 30 + 10 * seconds
         try:
             done = subprocess.run(
                 command, env=environment, cwd=folder, capture_output=True, timeout=patience, check=False
@@ -297,4 +299,4 @@ def engine_script(contestant: Contestant, seconds: float) -> EngineLayerLoad:
             ) from error
     if done.returncode:
         raise BenchError(f"{' '.join(command)} failed:\n{done.stderr.decode().strip()}")
-    return msgspec.json.decode(done.stdout.splitlines()[-1], type=EngineLayerLoad)
+    return msgspec.json.decode(done.stdout.splitlines()[-1], type=kind)

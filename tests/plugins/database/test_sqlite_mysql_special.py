@@ -14,6 +14,7 @@ import pytest
 
 from channels_core.exceptions import InvalidChannelLayerError, LayerUnavailable, TransactionError
 from channels_core.layers import AT_LEAST_ONCE, Outcome, Send, Settlement, Verdict
+from channels_layer_database.dbapi import figures
 from channels_layer_database.dbapi.doorbell import Doorbell, short_directory
 from channels_layer_database.dbapi.mysql import MySQLLayer
 from channels_layer_database.dbapi.sqlite import SQLiteLayer
@@ -304,6 +305,60 @@ def test_clean_deletes_what_nobody_will_read(engine: str, tmp_path: Path) -> Non
         layer.clean()
         assert (layer.groups(), layer.statistics(), layer.clean()) == ({}, [], 0)
         layer.close()
+
+
+@pytest.mark.parametrize("engine", ["sqlite", "mariadb"])
+def test_cleaning_deletes_a_few_at_a_time(engine: str, tmp_path: Path) -> None:
+    """So nobody waits for it for longer than that takes, however much there is; and a few of many channels are one
+    transaction too."""
+    with on_engine(engine, tmp_path) as site:
+        now = 1_000_000.0
+        layer = site.layer(capacity=10_000, expiry=10.0, clock=lambda: now)
+        for number in range(10):
+            layer.send_batch([sending(f"old.{index}", number) for index in range(100)])
+        now += 30.0
+        layer.send_batch([sending("new")])
+        deleted: list[int] = []
+        after = layer._after
+
+        def record(tx: Any) -> None:
+            after(tx)
+            if "expired" in tx.counts:
+                deleted.append(tx.counts["expired"])
+
+        layer._after = record
+        assert layer.clean() == sum(deleted) == 1000
+        assert len(deleted) == 1000 / figures.AT_ONCE
+        assert set(deleted) == {figures.AT_ONCE}
+        assert numbers(layer.receive_batch(["new"], limit=2, timeout=0)) == [0]
+        layer.close()
+
+
+def test_a_number_that_is_given_anew_while_cleaning_is_not_deleted(own: SerialSite) -> None:
+    """SQLite gives the highest number again once its row is gone."""
+    now = 1_000_000.0
+    layer = own.layer(expiry=10.0, clock=lambda: now)
+    other = own.layer(expiry=10.0, clock=lambda: now)
+    layer.send_one(sending("a", 1))
+    now += 30.0
+
+    def clean(tx: Any) -> tuple[int, int | None]:
+        look = tx.session.rows
+
+        def look_for_long(*query: Any) -> Any:
+            tx.session.rows = look
+            found = look(*query)
+            assert other.receive_batch(["a"], timeout=0) == []
+            other.send_one(sending("a", 2))
+            return found
+
+        tx.session.rows = look_for_long
+        return figures.clean_some(tx, -1)
+
+    assert layer._run(clean, is_whole=False)[0] == 0
+    assert numbers(layer.receive_batch(["a"], limit=2, timeout=0)) == [2]
+    layer.close()
+    other.close()
 
 
 def test_an_idle_reader_of_sqlite_asks_less_than_twice_a_second(own: SerialSite) -> None:

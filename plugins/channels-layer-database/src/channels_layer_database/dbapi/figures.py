@@ -15,6 +15,7 @@ from channels_layer_database.rows import unpack_dead
 
 __all__ = [
     "AT_ONCE",
+    "MANY",
     "clean_memberships",
     "clean_some",
     "dead_letters",
@@ -26,6 +27,8 @@ __all__ = [
 
 AT_ONCE: Final = 200
 """Rows that one transaction deletes at most."""
+MANY: Final = AT_ONCE // 5
+"""Of so few rows; where so many can go, more are likely to."""
 _LOOKED_AT: Final = 1000
 _DEAD: Final = "id, `key`, size, attempt, reason, at, body"
 _REMEMBERED_CLOSED: Final = 600.0
@@ -124,22 +127,23 @@ def clean_some(tx: Transaction, after: int) -> tuple[int, int | None]:
     """Delete a few expired messages among those with ids above ``after``: how many, and where to go on (``None``: at
     the end)."""
     p, session = tx.layer.prefix, tx.session
-    looked = session.rows(
-        f"SELECT id, `key`, expires FROM {p}msg WHERE id > ? ORDER BY id LIMIT ?", (after, _LOOKED_AT)
-    )
+    look = f"SELECT id, `key`, expires FROM {p}msg WHERE id > ? ORDER BY id LIMIT ?"
+    asked = AT_ONCE
+    looked = session.rows(look, (after, asked))
+    if len(looked) == asked and min(row[2] for row in looked) > tx.now:  # over what lives, steps are longer
+        asked = _LOOKED_AT
+        looked = session.rows(look, (looked[-1][0], asked))
     expired = [row for row in looked if row[2] <= tx.now][:AT_ONCE]
     deleted = 0
-    by_key: dict[str, list[int]] = {}
-    for message, key, _ in expired:
-        by_key.setdefault(key, []).append(message)
-    for key, ids in sorted(by_key.items()):
-        where = f"`key` = ? AND id IN ({marks(len(ids))})"
-        found = session.pop(f"{p}msg", "id, body", where, (key, *ids), limit=AT_ONCE)
-        tx.expire([body for _, body in found])
-        deleted += len(found)
+    if expired:
+        places = [(key, message) for message, key, _ in expired]
+        # Asked again: a row may have been taken since, and its number given to a new one.
+        bodies = session.pop_these(f"{p}msg", "body", places, "expires <= ?", (tx.now,))
+        tx.expire([body for (body,) in bodies])
+        deleted = len(bodies)
     if len(expired) == AT_ONCE:
         return deleted, int(expired[-1][0])
-    return deleted, int(looked[-1][0]) if len(looked) == _LOOKED_AT else None
+    return deleted, int(looked[-1][0]) if len(looked) == asked else None
 
 
 def clean_memberships(tx: Transaction) -> int:

@@ -8,7 +8,7 @@ import random
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
@@ -28,11 +28,12 @@ from channels_core.layers import (
     all_sent,
     settled_by,
 )
+from channels_core.outage import pauses
 from channels_layer_database.dbapi import figures, groups, processes, settling
 from channels_layer_database.dbapi.places import Places
 from channels_layer_database.dbapi.sending import Rooms, put_all, put_one
 from channels_layer_database.dbapi.session import Busy, Transaction
-from channels_layer_database.dbapi.taking import Leases, Members, Turns, peek, take
+from channels_layer_database.dbapi.taking import Leases, Members, Turns, count_few, peek, take
 from channels_layer_database.layer import DatabaseLayer
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ T = TypeVar("T")
 _SENT: Final = Outcome.SENT
 _LAPSES: Final = 0.05
 """Seconds between looks for leases that ran out, while readers come again and again."""
+_SHORTEST, _LONGEST = 0.0001, 0.002
+"""Seconds between tries while others are in the way."""
 _CLEAN: Final = 10.0
 """Seconds between looks for what can be deleted; spread by half."""
 
@@ -94,6 +97,7 @@ class SerialLayer(DatabaseLayer):
             asyncio.AbstractEventLoop, list[tuple[Send, asyncio.Future[Outcome]]]
         ] = weakref.WeakKeyDictionary()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._gathered = 0
 
     # What an engine says.
 
@@ -121,7 +125,7 @@ class SerialLayer(DatabaseLayer):
         """Do ``work`` in a transaction, or (not ``is_whole``) statement by statement; again while others are in the
         way, for a bounded time."""
         end = 0.0
-        pause = 0.0001
+        waits: Iterator[float] | None = None
         while True:
             try:
                 return self._try(work, is_whole=is_whole)
@@ -129,12 +133,12 @@ class SerialLayer(DatabaseLayer):
                 if getattr(self._local, "must_not_sleep", False):
                     raise
                 now = time.monotonic()
-                if not end:
+                if waits is None:
                     end = now + self.patience
+                    waits = pauses(_SHORTEST, _LONGEST)
                 elif now >= end:
                     raise self._too_busy() from busy
-            time.sleep(pause * random.uniform(0.5, 1.0))
-            pause = min(pause * 1.5, 0.002)
+            time.sleep(next(waits))
 
     def _too_busy(self) -> LayerUnavailable:
         return LayerUnavailable(
@@ -223,6 +227,7 @@ class SerialLayer(DatabaseLayer):
         while waiting:
             batch = waiting.copy()
             waiting.clear()
+            self._gathered = len(batch)
             try:
                 outcomes = await self._run_sync(partial(self._send_all, [send for send, _ in batch]))
             except BaseException as error:  # also a cancelled one: each sender has to hear of it
@@ -341,12 +346,19 @@ class SerialLayer(DatabaseLayer):
             if self._has_lapsed(tx):
                 return None
             self._lapsed_at = tx.now
-        keys = peek(tx, plan.keys)
+        is_last = False
+        keys: Sequence[str] = plan.keys
+        if len(keys) > 1:
+            keys = peek(tx, keys)
+        else:
+            waiting = count_few(tx, keys[0])
+            is_last = waiting == 1
+            keys = keys if waiting else ()
         if not keys:
             return []
         if len(keys) > 1 or self.places.of(keys[0]).is_leased:
             return None
-        return take(tx, plan, keys, limit, None)
+        return take(tx, plan, keys, 1 if is_last else limit, None, may_be_more=not is_last)
 
     def _take_whole(self, tx: Transaction, plan: Plan, limit: int, process: str | None) -> list[Delivery]:
         if plan.has_leases and self._is_lapse_due(tx.now):
@@ -620,7 +632,7 @@ class SerialLayer(DatabaseLayer):
                 return
         except (Busy, LayerUnavailable):
             return
-        if deleted >= figures.AT_ONCE:
+        if deleted >= figures.MANY:
             self._cleaning = threading.Thread(target=self._clean_beside, name="layer-clean", daemon=True)
             self._cleaning.start()
 

@@ -87,6 +87,13 @@ class Session:
         """
         raise NotImplementedError(f"{type(self).__name__} does not write pop().")
 
+    def pop_these(
+        self, table: str, columns: str, places: Sequence[tuple[str, int]], where: str, values: Sequence[Any]
+    ) -> list[Row]:
+        """Delete the rows with these keys and ids that are still there, that nobody else holds and that ``where`` is
+        true of, all of them together, and return them. Never waits for another transaction."""
+        raise NotImplementedError(f"{type(self).__name__} does not write pop_these().")
+
     def first_ids(self, table: str, key: str, count: int) -> int:
         """The lowest of ``count`` unused ids in a row that come before all of the key's."""
         raise NotImplementedError(f"{type(self).__name__} does not write first_ids().")

@@ -25,7 +25,7 @@ from channels_core.layers import Outcome, Send
 from channels_layer_database.databases import is_manual, new_wrapper
 from channels_layer_database.dbapi.doorbell import Doorbell
 from channels_layer_database.dbapi.layer import SerialLayer
-from channels_layer_database.dbapi.session import Busy, Row, Session, Transaction
+from channels_layer_database.dbapi.session import Busy, Row, Session, Transaction, marks
 from channels_layer_database.schema.sqlite import create
 
 if TYPE_CHECKING:
@@ -43,7 +43,8 @@ _IDLE: Final = 1.0
 _FASTEST, _SLOWEST = 0.001, 0.05
 """Between looks where they do not: while messages come, and after half a second without one."""
 _LOG_SIZE: Final = 4 * 2**20
-"""Bytes of the write-ahead log after which it is copied into the file, in a thread of its own."""
+"""Bytes of the write-ahead log after which it is copied into the file, in a thread of its own; and again after as many
+more, if it has not begun anew since."""
 _LOG_TOO_LARGE: Final = 4 * _LOG_SIZE
 """Bytes of the log after which writers have to wait for the last of that, so that the log begins anew."""
 _LOOK_AT_LOG: Final = 32
@@ -95,6 +96,12 @@ class SQLiteSession(Session):
             self.connection.close()  # whatever it was, nothing of it stays
 
     def pop(self, table: str, columns: str, where: str, values: Sequence[Any], *, limit: int) -> list[Row]:
+        if limit == 1:  # SQLite deletes what "=" finds in one pass, at less than half the cost
+            return self.rows(
+                f"DELETE FROM {table} WHERE id = (SELECT id FROM {table} WHERE {where} ORDER BY id LIMIT 1)"
+                f" RETURNING {columns}",
+                values,
+            )
         found = self.rows(
             f"DELETE FROM {table} WHERE id IN (SELECT id FROM {table} WHERE {where} ORDER BY id LIMIT ?)"
             f" RETURNING {columns}",
@@ -103,6 +110,15 @@ class SQLiteSession(Session):
         if len(found) > 1:
             found.sort()
         return found
+
+    def pop_these(
+        self, table: str, columns: str, places: Sequence[tuple[str, int]], where: str, values: Sequence[Any]
+    ) -> list[Row]:
+        ids = [number for _, number in places]
+        return self.rows(
+            f"DELETE FROM {table} WHERE id IN ({marks(len(ids))}) AND {where} RETURNING {columns}",
+            (*ids, *values),
+        )
 
     def first_ids(self, table: str, key: str, count: int) -> int:
         [(lowest,)] = self.rows(f"SELECT min(id) FROM {table}")
@@ -204,6 +220,8 @@ class SQLiteLayer(SerialLayer):
         self._due = 0.0
         self._writes = 0
         self._is_copying = False
+        self._copied_at = 0
+        self._turn: asyncio.AbstractEventLoop | None = None
         self._last_found = time.monotonic()
         self.doorbell = Doorbell(Path(f"{self._file}.d") if doorbell else None)
         if self.is_shared and doorbell:
@@ -268,6 +286,9 @@ class SQLiteLayer(SerialLayer):
             session.run("PRAGMA journal_mode = WAL")
             session.run(f"PRAGMA synchronous = {self._synchronous}")
             session.run("PRAGMA wal_autocheckpoint = 0")
+            session.run(
+                "PRAGMA temp_store = MEMORY"
+            )  # or each delete of several rows makes a file to undo it with
             session.run(f"PRAGMA journal_size_limit = {_LOG_SIZE}")
             found = session.rows(
                 "SELECT count(*) FROM sqlite_master WHERE name IN (?, ?)",
@@ -310,9 +331,13 @@ class SQLiteLayer(SerialLayer):
             size = os.stat(f"{self._file}-wal").st_size  # noqa: PTH116 - on the way of messages
         except OSError:
             return
-        if size > _LOG_SIZE and not self._is_copying:
+        if size < self._copied_at:  # it began anew
+            self._copied_at = 0
+        is_too_large = size > _LOG_TOO_LARGE
+        if (is_too_large or size > self._copied_at + _LOG_SIZE) and not self._is_copying:
             self._is_copying = True
-            modes = ("PASSIVE", "RESTART") if size > _LOG_TOO_LARGE else ("PASSIVE",)
+            self._copied_at = size
+            modes = ("PASSIVE", "RESTART") if is_too_large else ("PASSIVE",)
             threading.Thread(target=self._copy_log, args=(modes,), name="layer-log", daemon=True).start()
 
     def _copy_log(self, modes: Sequence[str]) -> None:
@@ -371,6 +396,26 @@ class SQLiteLayer(SerialLayer):
         return self.send_batch(sends)
 
     # The asynchronous view: in the loop, without threads.
+
+    async def asend_one(self, send: Send) -> Outcome:
+        # Where nobody sends beside it, at once; where others do, all of a loop's turn leave together.
+        loop = asyncio.get_running_loop()
+        if self._gathered > 1 or send.is_group or self._turn is loop or loop in self._leaving:
+            return await super().asend_one(send)
+        self._turn = loop
+        loop.call_soon(self._end_turn)
+        self._local.must_not_sleep = True
+        try:
+            outcome = self.send_one(send)
+        except Busy:
+            return await super().asend_one(send)
+        finally:
+            self._local.must_not_sleep = False
+        await asyncio.sleep(0)  # a task that sends without end gives way to others
+        return outcome
+
+    def _end_turn(self) -> None:
+        self._turn = None
 
     async def _run_sync(self, call: Callable[[], T]) -> T:
         tries = 0

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("channels.layer.database")
 
-__all__ = ["Leases", "Members", "Turns", "peek", "take"]
+__all__ = ["Leases", "Members", "Turns", "count_few", "peek", "take"]
 
 _AT_ONCE: Final = 200
 _REMEMBERED: Final = 4096
@@ -89,11 +89,16 @@ class Members:
         return members
 
 
+def count_few(tx: Transaction, key: str) -> int:
+    """How many messages wait at ``key``, as far as it is none or one; else 2. Locks nothing."""
+    return len(tx.session.rows(f"SELECT 1 FROM {tx.layer.prefix}msg WHERE `key` = ? LIMIT 2", (key,)))
+
+
 def peek(tx: Transaction, keys: Sequence[str]) -> list[str]:
     """Those of ``keys`` where something waits. Locks nothing."""
     table = f"{tx.layer.prefix}msg"
     if len(keys) == 1:
-        return list(keys) if tx.session.rows(f"SELECT 1 FROM {table} WHERE `key` = ? LIMIT 1", keys) else []
+        return list(keys) if count_few(tx, keys[0]) else []
     found: list[str] = []
     for start in range(0, len(keys), _AT_ONCE):
         some = keys[start : start + _AT_ONCE]
@@ -103,8 +108,19 @@ def peek(tx: Transaction, keys: Sequence[str]) -> list[str]:
     return found
 
 
-def take(tx: Transaction, plan: Plan, keys: Sequence[str], limit: int, process: str | None) -> list[Delivery]:
-    """At most ``limit`` messages from ``keys``, which are the plan's, by turns. Leased where their channel asks so."""
+def take(
+    tx: Transaction,
+    plan: Plan,
+    keys: Sequence[str],
+    limit: int,
+    process: str | None,
+    *,
+    may_be_more: bool = True,
+) -> list[Delivery]:
+    """At most ``limit`` messages from ``keys``, which are the plan's, by turns. Leased where their channel asks so.
+
+    Where there ``may_be_more``, taking so many wakes somebody else for the rest.
+    """
     deliveries: list[Delivery] = []
     turns = tx.layer.turns
     waiting = turns.order(keys) if len(keys) > 1 else list(keys)
@@ -124,7 +140,7 @@ def take(tx: Transaction, plan: Plan, keys: Sequence[str], limit: int, process: 
                 waiting.remove(key)
     if leases:
         tx.session.many(f"INSERT INTO {tx.layer.prefix}lease ({LEASE_COLUMNS}) VALUES ({marks(8)})", leases)
-    if len(deliveries) >= limit:
+    if len(deliveries) >= limit and may_be_more:
         for key in waiting:  # there may be more: somebody else who rests could have it
             tx.ring(tx.layer.places.of(plan.prefixes[key][0] if plan.prefixes[key] else key).ring)
     tx.count("received", len(deliveries))

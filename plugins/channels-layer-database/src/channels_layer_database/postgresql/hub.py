@@ -13,7 +13,6 @@ import random
 import re
 from collections import deque
 from collections.abc import Callable, Sequence
-from hashlib import md5
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,7 +28,7 @@ from channels_layer_database.postgresql.encoding import (
     raw_array,
     texts,
 )
-from channels_layer_database.postgresql.outgoing import LOWEST, Batch, Outgoing
+from channels_layer_database.postgresql.outgoing import LOWEST, Batch, Outgoing, notification_channel
 from channels_layer_database.postgresql.pipeline import (
     Answers,
     Call,
@@ -58,7 +57,6 @@ _REPEATABLE: Final = ("40", "26000", "55P03")
 _QUEUE_FULL: Final = "54000"
 """The server's queue of notifications has no room: a commit with one fails."""
 _QUIET_FOR: Final = 10.0
-_SLOW: Final = 0.003
 _IS_ID: Final = re.compile(r"-?[0-9]{1,18}\Z").match
 _CONNECT_TIMEOUT: Final = 10.0
 _IDLE_STATION: Final = 30.0
@@ -81,8 +79,6 @@ class Hub:
         self._gathering: deque[Outgoing] = deque()
         self._is_sending = False
         self._flush_is_due = False
-        self.lows: dict[str, int] = {}
-        self._lows_until = 0.0
         self._stations: dict[tuple[tuple[str, ...], str | None], Station] = {}
         self._channels: dict[str, set[Station]] = {}
         self._names: dict[str, str] = {}
@@ -295,29 +291,39 @@ class Hub:
                 one.done(error)
             self._gathering.clear()
             return
-        begun = monotonic()
-        if self.lows and begun > self._lows_until:
-            self.lows.clear()
-        batch = Batch(self.layer, self.statements, taken, self.lows)
-        calls = batch.calls()
-        if not calls:
-            self._sent(batch, [], 0.0)
-            return
-        self.submit(
-            calls, lambda answers: self._sent(batch, answers, monotonic() - begun), durable=batch.is_durable
-        )
+        batch = Batch(self.layer, self.statements, taken)
+        straight = batch.straight()
+        if straight is None:
+            self._count_and_send(batch)
+        else:
+            call, count = straight
+
+            def answered(answers: Answers | Exception) -> None:
+                if isinstance(answers, Exception) or len(answers[0]) == count:
+                    self._sent(batch, answers)
+                else:
+                    self._count_and_send(batch)
+
+            self.submit((call,), answered)
         for one in taken:
             if one.on_written is not None:
                 one.on_written()
 
-    def _sent(self, batch: Batch, answers: Answers | Exception, took: float) -> None:
+    def _count_and_send(self, batch: Batch) -> None:
+        """Where a room may be full, or a process dead: look how it is."""
+        calls = batch.calls()
+        if calls:
+            self.submit(calls, lambda answers: self._sent(batch, answers), durable=batch.is_durable)
+        else:
+            self._sent(batch, [])
+
+    def _sent(self, batch: Batch, answers: Answers | Exception) -> None:
         self._is_sending = False
         if isinstance(answers, Exception):
             for one in batch.outgoing:
                 self._failed(one, answers)
         else:
             batch.take(answers)
-            self._note_lows(batch, took)
             self.layer.counters.group_dropped += batch.dropped
             if batch.stale:
                 self._again_without_expired(batch)
@@ -325,15 +331,6 @@ class Hub:
             for one in batch.outgoing:
                 one.done(one.outcomes)
         self._flush()
-
-    def _note_lows(self, batch: Batch, took: float) -> None:
-        """Where counting what waits was slow, dead rows lay in its way: for a while, count from the first live one."""
-        if self.lows:
-            for key in self.lows.keys() & batch.found_lows.keys():
-                self.lows[key] = batch.found_lows[key]
-        if took > _SLOW:
-            self.lows.update(batch.found_lows)
-            self._lows_until = max(self._lows_until, monotonic() + min(20 * took, 5.0))
 
     def _failed(self, one: Outgoing, error: Exception) -> None:
         if isinstance(error, ConnectionLost) and one.sends:
@@ -435,10 +432,6 @@ class Hub:
         if self._stations and not self.is_closed:
             self._pruning = self.loop.call_later(_IDLE_STATION, self._prune)
 
-    def channel_of(self, key: str) -> str:
-        """The notification channel of a queue, as the statements name it."""
-        return self.layer.prefix + md5(key.encode(), usedforsecurity=False).hexdigest()
-
     def _plain(self, verb: str, name: str) -> Statement:
         return Statement(b"", f'{verb} "{name}"'.encode(), is_kept=False)
 
@@ -448,7 +441,7 @@ class Hub:
             return
         calls: list[Call] = []
         for key in station.units:
-            name = self.channel_of(key)
+            name = notification_channel(self.layer.prefix, key)
             self._names[name] = key
             stations = self._channels.get(name)
             if stations is None:

@@ -347,9 +347,8 @@ class PostgreSQLLayer(DatabaseLayer):
                 requeued.append((delivery, pack(content, delivery.headers)))
             else:
                 dead.append((delivery, settlement.reason))
-        if released or requeued or back:
-            for hub in list(self._hubs.values()):
-                hub.lows.clear()  # what comes to the front is to be counted
+        for delivery, *_ in (*released, *requeued, *back):
+            self.unit_of(delivery.channel).distrust()  # what comes to the front is to be counted
         counters.dead += len(dead)
         return self._settling(acks, dead, requeued, released, back)
 

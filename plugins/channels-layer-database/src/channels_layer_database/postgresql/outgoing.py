@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from hashlib import md5
 from time import monotonic
-from types import MappingProxyType
 from typing import Any, Final, Protocol
 
 from channels_core.layers import Outcome, Send, Settlement, Turn, Verdict
 from channels_core.names import process_of
 from channels_layer_database.postgresql.encoding import (
     BYTEA,
+    INT,
+    SMALLINT,
+    TEXT,
     bigint,
     bigints,
     boolean,
@@ -26,22 +29,55 @@ from channels_layer_database.postgresql.pipeline import Call, Row
 from channels_layer_database.postgresql.statements import Statements
 from channels_layer_database.rows import pack
 
-__all__ = ["ENDLESS", "LOWEST", "Batch", "Outgoing", "Rooms", "Unit", "is_ack", "plain_acks", "unit_for"]
+__all__ = [
+    "ENDLESS",
+    "LOWEST",
+    "Batch",
+    "Outgoing",
+    "Rooms",
+    "Unit",
+    "is_ack",
+    "notification_channel",
+    "plain_acks",
+    "unit_for",
+]
 
 SENT, FULL, GONE, TOO_LARGE = Outcome.SENT, Outcome.FULL, Outcome.GONE, Outcome.TOO_LARGE
 ENDLESS: Final = 2**62
-_LARGE: Final = 1000
-_UNCOUNTED: Final = 500
 LOWEST: Final = -(2**63)
+_LARGE: Final = 1000
+_TRUSTED: Final = 0.25
+"""Seconds for which a count of what waits is built on."""
 
 
 class Unit:
-    """Where messages are counted together: a channel, a process' inbox, or a prefix with a capacity of its own."""
+    """Where messages are counted together: a channel, a process' inbox, or a prefix with a capacity of its own.
 
-    __slots__ = ("_bytes_left", "_left", "_until", "bytes", "cap", "key", "prefix", "process", "room")
+    Ids come from one sequence. So when ``depth`` messages waited as the sequence stood at ``last``, there is place
+    until it has given out ``cap - depth`` ids more, to whomever and for whatever: until then nothing needs to be
+    counted. Bytes cannot be told by ids: in large rooms that are far from full they are trusted for a moment, and
+    small ones with a limit of bytes are always counted.
+    """
+
+    __slots__ = (
+        "_bytes_left",
+        "_low",
+        "_low_until",
+        "_until",
+        "bytes",
+        "cap",
+        "fixed",
+        "key",
+        "limit",
+        "owner",
+        "prefix",
+        "process",
+        "room",
+        "wake",
+    )
 
     def __init__(
-        self, key: str, prefix: str | None, room: int, cap: int, bytes_: int, process: str | None
+        self, key: str, prefix: str | None, room: int, cap: int, bytes_: int, process: str | None, wake: str
     ) -> None:
         self.key = key
         self.prefix = prefix
@@ -49,26 +85,48 @@ class Unit:
         self.cap = cap
         self.bytes = bytes_
         self.process = process
-        self._left = 0
+        self.wake = wake
+        """The notification channel of its readers."""
+        self.limit = 0
+        """The last id up to which it surely has place."""
         self._bytes_left = 0
         self._until = 0.0
+        self._low = LOWEST
+        self._low_until = 0.0
+        self.fixed = key.encode(), room.to_bytes(2, "big"), wake.encode()
+        """What goes with every message to it, encoded: key, room, notification channel."""
+        self.owner = None if process is None else process.encode()
 
-    def spend(self, count: int, size: int) -> bool:
-        """Whether so much may be sent without counting what waits: a large room that was found far from full a moment
-        ago. Small rooms are always counted."""
-        if self._left < count or self._bytes_left < size or monotonic() > self._until:
-            self._left = 0
+    def may_spend(self, size: int, now: float) -> bool:
+        """Whether a message of so many bytes may be sent without counting what waits, if its id allows that."""
+        if now > self._until or self._bytes_left < size:
             return False
-        self._left -= count
-        self._bytes_left -= size
+        if self.bytes < ENDLESS:
+            self._bytes_left -= size
         return True
 
-    def counted(self, depth: int, used: int) -> None:
-        """So much waited when it was counted."""
-        if self.cap > _LARGE:
-            self._left = min((self.cap - depth) // 16, _UNCOUNTED)
-            self._bytes_left = (self.bytes - used) // 16
-            self._until = monotonic() + 0.25
+    def counted(self, depth: int, used: int, last: int, low: int | None, took: float) -> None:
+        """So much waited when the sequence stood at ``last``, first of all ``low``, and counting took so long."""
+        now = monotonic()
+        self.limit = last + self.cap - depth
+        if self.bytes == ENDLESS:
+            self._bytes_left = ENDLESS
+        else:
+            self._bytes_left = (self.bytes - used) // 16 if self.cap > _LARGE else 0
+        self._until = now + _TRUSTED
+        if low is not None:
+            if now > self._low_until:
+                # Where counting was slow, dead rows lay in its way: step over them for longer.
+                self._low_until = now + max(_TRUSTED, min(20 * took, 5.0))
+            self._low = low
+
+    def low(self, now: float) -> int:
+        """The id to begin counting at."""
+        return self._low if now <= self._low_until else LOWEST
+
+    def distrust(self) -> None:
+        """Something came back to the front, or a lease ended otherwise: count everything anew."""
+        self._until = self._low_until = 0.0
 
 
 class Rooms(Protocol):
@@ -137,17 +195,9 @@ class _Placed:
 class Batch:
     """The statements for several callers' sends, in their order, and the reading of the answers."""
 
-    def __init__(
-        self,
-        layer: Rooms,
-        statements: Statements,
-        outgoing: Sequence[Outgoing],
-        lows: Mapping[str, int] = MappingProxyType({}),
-    ) -> None:
-        self._lows = lows
-        self.found_lows: dict[str, int] = {}
-        """For each key that was counted, the lowest id of what waits there."""
+    def __init__(self, layer: Rooms, statements: Statements, outgoing: Sequence[Outgoing]) -> None:
         self._layer = layer
+        self._begun = monotonic()
         self._statements = statements
         self.outgoing = outgoing
         self.is_durable = any(one.is_durable for one in outgoing)
@@ -157,8 +207,44 @@ class Batch:
         self.dropped = 0
         """Members that group sends passed over."""
 
+    def straight(self) -> tuple[Call, int] | None:
+        """The one statement that sends everything without counting what waits, and how many messages that are; ``None``
+        where something has to be counted. Where it sends fewer, it has sent none."""
+        layer, now = self._layer, self._begun
+        sends: list[Send] = []
+        for one in self.outgoing:
+            if one.is_strict:
+                return None
+            sends += one.sends
+        if not sends:
+            return None
+        limit = ENDLESS
+        units: list[Unit] = []
+        for send in sends:
+            if send.is_group or send.size > layer.max_message_size:
+                return None
+            unit = layer.unit_of(send.channel)
+            if not unit.may_spend(send.size, now):
+                return None
+            limit = min(limit, unit.limit)
+            units.append(unit)
+        for one in self.outgoing:
+            one.outcomes = [SENT] * len(one.sends)
+        owners = {unit.owner for unit in units if unit.owner is not None}
+        is_many = len(sends) > 1
+        parameters = _columns_of(sends, units) if is_many else _row_of(sends[0], units[0])
+        parameters += (float8(layer.expiry), bigint(limit - len(sends)))
+        if owners:
+            parameters.append(raw_array(TEXT, list(owners)) if is_many else units[0].owner)
+        acks = [ack for one in self.outgoing for ack in one.acks]
+        if acks:
+            _, keys, ids, takens = zip(*acks, strict=True)
+            parameters += (texts(keys), bigints(ids), ints(takens))
+        statement = self._statements.straight[is_many, bool(owners), bool(acks), self.is_durable]
+        return (statement, parameters), len(sends)
+
     def calls(self) -> list[Call]:
-        """The statements."""
+        """The statements, where something has to be counted."""
         layer = self._layer
         acks: dict[int, list[tuple[str, int, int, int]]] = {}
         is_strict = any(one.is_strict for one in self.outgoing)
@@ -236,13 +322,7 @@ class Batch:
             float8(self._layer.expiry),
             boolean(is_strict),
             texts(prefixes),
-            bigints([self._lows.get(unit.key, LOWEST) for unit in units]),
-            ints(
-                [
-                    0 if unit.spend(ranks[place], before[place]) else unit.cap
-                    for place, unit in enumerate(units)
-                ]
-            ),
+            bigints([unit.low(self._begun) for unit in units]),
         ]
         if not acks:
             return self._statements.send, parameters
@@ -272,12 +352,10 @@ class Batch:
 
     def _take_sends(self, placed: _Placed, rows: Sequence[Row]) -> None:
         depths = [(number(row[0]), number(row[1]), row[3] == b"\x01") for row in rows]
+        took = monotonic() - self._begun
         for unit, row in zip(placed.units, rows, strict=True):
-            if row[7] != b"\x01":
-                continue
-            unit.counted(number(row[0]), number(row[1]))
-            if row[6] is not None and unit.room == 1:
-                self.found_lows[unit.key] = number(row[6])
+            low = None if row[6] is None else number(row[6])
+            unit.counted(number(row[0]), number(row[1]), number(row[7]), low, took)
         is_full = [False] * len(depths)
         ranks = [0] * len(depths)
         before = [0] * len(depths)
@@ -299,18 +377,66 @@ class Batch:
             before[number_] += send.size
 
 
+def _row_of(send: Send, unit: Unit) -> list[bytes | None]:
+    """One message, column by column."""
+    channel = send.channel
+    mark = channel.find("!")
+    key, room, wake = unit.fixed
+    return [
+        key,
+        None if unit.owner is None else channel[: mark + 1].encode(),
+        None if mark < 0 else channel[mark + 1 :].encode(),
+        room,
+        integer(send.size),
+        pack(send.content, send.headers),
+        wake,
+    ]
+
+
+def _columns_of(sends: Sequence[Send], units: Sequence[Unit]) -> list[bytes | None]:
+    """Many messages, an array for each column. The first for each queue names whom to wake."""
+    keys, prefixes, dests, rooms, sizes, bodies, wakes = [], [], [], [], [], [], []
+    woken = set()
+    for send, unit in zip(sends, units, strict=True):
+        key, prefix, dest, room, size, body, wake = _row_of(send, unit)
+        keys.append(key)
+        prefixes.append(prefix)
+        dests.append(dest)
+        rooms.append(room)
+        sizes.append(size)
+        bodies.append(body)
+        wakes.append(None if key in woken else wake)
+        woken.add(key)
+    return [
+        raw_array(TEXT, keys),
+        raw_array(TEXT, prefixes),
+        raw_array(TEXT, dests),
+        raw_array(SMALLINT, rooms),
+        raw_array(INT, sizes),
+        raw_array(BYTEA, bodies),
+        raw_array(TEXT, wakes),
+    ]
+
+
+def notification_channel(prefix: str, key: str) -> str:
+    """The notification channel of a queue, as the statements name it."""
+    return prefix + md5(key.encode(), usedforsecurity=False).hexdigest()
+
+
 def unit_for(layer: Any, channel: str) -> Unit:
     """Where a message to ``channel`` is counted. One object for one place: the caller keeps it."""
     mark = channel.find("!")
     if mark < 0:
-        return Unit(channel, None, 1, layer.capacity_of(channel), ENDLESS, None)
+        wake = notification_channel(layer.prefix, channel)
+        return Unit(channel, None, 1, layer.capacity_of(channel), ENDLESS, None, wake)
     prefix = channel[: mark + 1]
     process = process_of(prefix)
     explicit = layer.explicit_capacity_of(prefix)
     key = prefix if process is None else f"{process}!"
+    wake = notification_channel(layer.prefix, key)
     if explicit is not None:
-        return Unit(key, prefix if process else None, 2, explicit, ENDLESS, process)
-    return Unit(key, None, 1, layer.inbox_capacity, layer.inbox_bytes, process)
+        return Unit(key, prefix if process else None, 2, explicit, ENDLESS, process, wake)
+    return Unit(key, None, 1, layer.inbox_capacity, layer.inbox_bytes, process, wake)
 
 
 def plain_acks(turns: Sequence[Turn]) -> list[tuple[int, str, int, int]]:

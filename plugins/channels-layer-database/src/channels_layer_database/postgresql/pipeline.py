@@ -22,6 +22,7 @@ __all__ = ["Answers", "Call", "ConnectionLost", "Pipeline", "StatementError"]
 
 Row = tuple[bytes | None, ...]
 Answers = list[list[Row]]
+"""The rows of each statement; of one that returns none, as many empty ones as it inserted, changed or deleted."""
 Call = tuple[Statement, Sequence[bytes | None]]
 Done = Callable[[Answers | Exception], None]
 
@@ -212,7 +213,7 @@ class Pipeline:
                 group.answers.append([tuple([get(row, column) for column in columns]) for row in rows])
         elif status == self._command:
             if prepares is None:
-                group.answers.append([])
+                group.answers.append([()] * (result.command_tuples or 0))
         else:
             if prepares:
                 self._prepared.discard(prepares)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from itertools import product
 
 __all__ = ["ALIVE", "PINS", "Statement", "Statements", "statements_for"]
 
@@ -56,17 +57,68 @@ _DEPTH = f"""
         FROM {{p}}msg m
         WHERE m.key = u.key AND m.id >= u.low AND m.room = u.room
           AND (u.room = 1 OR m.prefix IS NOT DISTINCT FROM u.prefix) AND {_WAITING}
-        LIMIT u.most
+        LIMIT u.cap
     ) w"""
 
 _WAKE = "pg_notify('{p}' || md5(k.key), k.low::text)"
+_TELL = "n.wake IS NULL OR pg_notify(n.wake, n.id::text) IS NOT NULL"
+
+
+def _straight(*, is_many: bool, has_owners: bool, has_acks: bool, is_durable: bool) -> str:
+    """An insert that counts nothing: it is done only while the sequence of ids has not passed a number, up to which the
+    sender knows that every room has place, and while the owners' leases run. All of it or nothing; the first message of
+    each queue wakes its readers."""
+    if is_many:
+        arrays = ", ".join(f"${number}::{kind}[]" for number, kind in enumerate(_COLUMNS.values(), 1))
+        source = f"i.* FROM unnest({arrays}) AS i({', '.join(_COLUMNS)})"
+    else:
+        source = ", ".join(f"${at}::{kind} AS {name}" for at, (name, kind) in enumerate(_COLUMNS.items(), 1))
+    conditions = ["(SELECT s.last_value FROM {p}msg_back s) <= $9::bigint"]
+    used = 9
+    if has_owners:
+        used += 1
+        lives = f"EXISTS (SELECT FROM {{p}}proc p WHERE p.id = {{owner}} AND p.lease > {_NOW})"
+        if is_many:
+            none = f"NOT {lives.format(p='{p}', owner='u.id')}"
+            conditions.append(f"NOT EXISTS (SELECT FROM unnest(${used}::text[]) AS u(id) WHERE {none})")
+        else:
+            conditions.append(lives.format(p="{p}", owner=f"${used}::text"))
+    if is_durable:
+        conditions.append("(SELECT set_config('synchronous_commit', 'on', true)) IS NOT NULL")
+    condition = " AND ".join(conditions)
+    before = ""
+    if has_acks:
+        keys, ids = f"${used + 1}::text[]", f"${used + 2}::bigint[]"
+        before = f"""WITH may AS MATERIALIZED (SELECT {condition} AS be), acked AS (
+    DELETE FROM {{p}}msg m USING unnest({keys}, {ids}, ${used + 3}::int[]) AS a(key, id, taken)
+    WHERE m.key = a.key AND m.id = a.id AND m.taken = a.taken AND m.lease > {_NOW}
+      AND m.key = ANY({keys}) AND m.id = ANY({ids}) AND (SELECT be FROM may)
+)
+"""
+        condition = "(SELECT be FROM may)"
+    return f"""{before}INSERT INTO {{p}}msg (id, key, prefix, dest, room, size, expires, body)
+SELECT n.id, n.key, n.prefix, n.dest, n.room, n.size, {_NOW} + $8::float8 * interval '1 second', n.body
+FROM (SELECT nextval('{{p}}msg_back') AS id, {source} WHERE {condition} OFFSET 0) n
+WHERE {_TELL}"""
+
+
+_COLUMNS = {
+    "key": "text",
+    "prefix": "text",
+    "dest": "text",
+    "room": "smallint",
+    "size": "int",
+    "body": "bytea",
+    "wake": "text",
+}
 
 _SEND = (
     f"""WITH units AS MATERIALIZED (
-    SELECT u.n, u.key, u.prefix, u.room, u.cap, u.bytes, u.most, d.depth, d.used, d.stale, d.low,
+    SELECT u.n, u.key, u.prefix, u.room, u.cap, u.bytes, d.depth, d.used, d.stale, d.low,
+           (SELECT s.last_value - (NOT s.is_called)::int FROM {{p}}msg_back s) AS last,
            u.proc IS NULL OR EXISTS (SELECT FROM {{p}}proc p WHERE p.id = u.proc AND {ALIVE}) AS alive
-    FROM unnest($1::text[], $2::text[], $3::smallint[], $4::int[], $5::bigint[], $6::text[], $17::bigint[],
-                $18::int[]) WITH ORDINALITY AS u(key, prefix, room, cap, bytes, proc, low, most, n),
+    FROM unnest($1::text[], $2::text[], $3::smallint[], $4::int[], $5::bigint[], $6::text[], $17::bigint[])
+             WITH ORDINALITY AS u(key, prefix, room, cap, bytes, proc, low, n),
          LATERAL ({_DEPTH}) d
 ), items AS MATERIALIZED (
     SELECT i.n, i.dest, i.size, i.body, i.prefix, u.key, u.room, u.alive, i.turn,
@@ -82,16 +134,16 @@ _SEND = (
     RETURNING key, id
 )""",
     f""", acked AS (
-    DELETE FROM {{p}}msg m USING unnest($19::text[], $20::bigint[], $21::int[], $22::int[]) AS a(key, id, taken, turn)
+    DELETE FROM {{p}}msg m USING unnest($18::text[], $19::bigint[], $20::int[], $21::int[]) AS a(key, id, taken, turn)
     WHERE m.key = a.key AND m.id = a.id AND m.taken = a.taken AND m.lease > {_NOW}
-      AND m.key = ANY($19::text[]) AND m.id = ANY($20::bigint[])
+      AND m.key = ANY($18::text[]) AND m.id = ANY($19::bigint[])
       AND NOT EXISTS (SELECT FROM items i WHERE i.turn = a.turn AND i.alive AND NOT i.fits)
 )""",
     f"""
 SELECT u.depth::int, u.used, u.stale, u.alive, woken.n,
        CASE WHEN $15::boolean AND EXISTS (SELECT FROM items i WHERE i.alive AND NOT i.fits)
             THEN 1 / (u.room * 0) END,
-       coalesce(u.low, (SELECT min(s.id) FROM sent s WHERE s.key = u.key)), u.most > 0
+       coalesce(u.low, (SELECT min(s.id) FROM sent s WHERE s.key = u.key)), u.last
 FROM units u, (
     SELECT count({_WAKE}) AS n FROM (SELECT key, min(id) AS low FROM sent GROUP BY key) k
 ) woken
@@ -159,6 +211,12 @@ _FREE = f""" AND (m.lease IS NULL OR m.lease <= {_NOW} OR (m.holder IS NOT NULL 
 _TAKE = f"""DELETE FROM {{p}}msg m WHERE m.ctid = ANY(ARRAY({_PICK.replace("{free}", "")}))
 RETURNING {_ROW}, taken > 0 OR expires > {_NOW}, 0, body"""
 
+_PICK_ONE = """SELECT m.ctid FROM {p}msg m WHERE m.key = $1::text AND m.id >= $2::bigint{free}
+    ORDER BY m.id LIMIT $3::int FOR UPDATE OF m SKIP LOCKED"""
+_OF_PREFIXES = " AND (m.prefix IS NULL OR m.prefix = ANY($4::text[]))"
+_TAKE_ONE = _TAKE.replace(_PICK.replace("{free}", ""), _PICK_ONE.replace("{free}", ""))
+_TAKE_OF = _TAKE.replace(_PICK.replace("{free}", ""), _PICK_ONE.replace("{free}", _OF_PREFIXES))
+
 _LEASE = f"""WITH picked AS MATERIALIZED (
     SELECT m.ctid, m.lapsed FROM unnest($1::text[], $2::bigint[], $3::int[], $4::text[]) AS u(key, low, n, prefixes),
     LATERAL (
@@ -174,6 +232,10 @@ _LEASE = f"""WITH picked AS MATERIALIZED (
     RETURNING m.*
 )
 SELECT {_ROW}, taken > 1 OR expires > {_NOW}, (SELECT count(*)::int FROM picked p WHERE p.lapsed), body FROM leased"""
+
+_LEASE_ONE = f"""WITH picked AS MATERIALIZED (
+    {_PICK_ONE.replace("{free}", _FREE).replace("m.ctid", "m.ctid, m.lease IS NOT NULL AS lapsed", 1)}
+)""" + _LEASE[_LEASE.index(", leased AS (") :].replace("$6::", "$4::").replace("$7::", "$5::")
 
 _TOKENS = "unnest($1::text[], $2::bigint[], $3::int[]{more}) WITH ORDINALITY AS a(key, id, taken{names}, n)"
 # The arrays are named once more, so that the rows are sought by the index whichever side the planner begins with.
@@ -428,7 +490,8 @@ class Statement:
 
 
 def _named(name: str, text: str, prefix: str, lease: float) -> Statement:
-    quiet = _named(f"{name}_quiet", text.replace(_WAKE, "(k.low)"), prefix, lease) if _WAKE in text else None
+    silent = text.replace(_WAKE, "(k.low)").replace(_TELL, "true")
+    quiet = _named(f"{name}_quiet", silent, prefix, lease) if silent != text else None
     whole = text.replace("{p}", prefix).replace("{lease}", repr(float(lease)))
     return Statement(f"{prefix}{name}".encode(), whole.encode(), quiet=quiet)
 
@@ -440,11 +503,27 @@ class Statements:
         def make(name: str, text: str) -> Statement:
             return _named(name, text, prefix, lease)
 
+        self.straight = {
+            kind: make(
+                f"straight{number}",
+                _straight(
+                    is_many=kind[0],
+                    has_owners=kind[1],
+                    has_acks=kind[2],
+                    is_durable=kind[3],
+                ),
+            )
+            for number, kind in enumerate(product((False, True), repeat=4))
+        }
+        """By: whether it is for many messages, to processes, with acknowledgements, on disk when it returns."""
         self.send = make("send", _SEND[0] + _SEND[2])
         self.send_and_ack = make("send_ack", "".join(_SEND))
         self.send_group = make("send_group", _SEND_GROUP)
         self.take = make("take", _TAKE)
         self.lease = make("lease", _LEASE)
+        self.take_one = make("take_one", _TAKE_ONE)
+        self.take_of = make("take_of", _TAKE_OF)
+        self.lease_one = make("lease_one", _LEASE_ONE)
         self.ack = make("ack", _ACK)
         self.renew = make("renew", _RENEW)
         self.release = make("release", _RELEASE)

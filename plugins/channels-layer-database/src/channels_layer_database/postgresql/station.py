@@ -16,7 +16,16 @@ from weakref import ref
 from channels_core.headers import CREDIT
 from channels_core.layers import AT_LEAST_ONCE, Delivery
 from channels_core.names import process_of
-from channels_layer_database.postgresql.encoding import bigints, float8, integer, ints, number, text, texts
+from channels_layer_database.postgresql.encoding import (
+    bigint,
+    bigints,
+    float8,
+    integer,
+    ints,
+    number,
+    text,
+    texts,
+)
 from channels_layer_database.postgresql.outgoing import LOWEST
 from channels_layer_database.postgresql.pipeline import Answers, Call, Row
 from channels_layer_database.rows import ADD, BROADCAST, DISCARD, UnreadableRow, unpack
@@ -78,7 +87,7 @@ class Reader:
 class _Unit:
     """One queue that the station reads: its key, the prefixes asked for, and the low-water mark."""
 
-    __slots__ = ("key", "low", "prefixes", "process", "stamp")
+    __slots__ = ("is_dirty", "key", "low", "name", "prefixes", "process", "stamp", "wanted")
 
     def __init__(self, key: str, prefixes: list[str] | None, process: str | None) -> None:
         self.key = key
@@ -87,6 +96,11 @@ class _Unit:
         self.low = LOWEST
         self.stamp = 0
         """Grows when the mark is lowered, so that a fetch under way does not raise it over that."""
+        self.is_dirty = True
+        """Whether there may be something that was not fetched."""
+        self.name = key.encode()
+        self.wanted: bytes | None = None
+        """The prefixes, encoded."""
 
 
 class Station:
@@ -96,8 +110,8 @@ class Station:
         layer = hub.layer
         self._hub = hub
         self._holder = process
+        self._holder_name = None if process is None else process.encode()
         self.readers: list[Reader] = []
-        self.is_dirty = True
         self.is_fetching = False
         self._is_active = True
         self._swept = self._looked = monotonic()
@@ -120,11 +134,12 @@ class Station:
                 unit = owned[owner] = _Unit(f"{owner}!", [name], owner)
                 self.plain.append(unit)
         self.units = {unit.key: unit for unit in (*self.plain, *self.leased)}
+        self._leased_keys = {unit.key for unit in self.leased}
+        for unit in owned.values():
+            unit.wanted = texts(unit.prefixes or ())
         self.is_listening = False
         self.was_idle = False
         self._turn = 0
-        self._halves = 0
-        """1 where only one of the two delivery classes was asked, for want of a second place: the other comes next."""
         self._is_greedy = False
         """Whether the next fetch may be filled by one queue: each has had its share."""
         self.is_fleeting = all("?" in name for name in channels)
@@ -136,10 +151,9 @@ class Station:
         self.readers.append(reader)
         if is_urgent or not self.is_listening:
             # Nobody announces to this station what was put back, or commits late: look from the beginning.
-            self.is_dirty = True
             self._rewind()
         elif not self._hub.is_listening:
-            self.is_dirty = True
+            self._soil()
         self.look()
 
     def remove(self, reader: Reader) -> None:
@@ -162,7 +176,7 @@ class Station:
     def fail(self, error: Exception) -> None:
         """Everybody hears that the engine is away."""
         readers, self.readers = self.readers, []
-        self.is_dirty = True
+        self._soil()
         for unit in self.units.values():
             unit.low = LOWEST
         for reader in readers:
@@ -175,9 +189,18 @@ class Station:
             if low < unit.low:
                 unit.low = low
                 unit.stamp += 1
-            self.is_dirty = True
+            unit.is_dirty = True
             self._is_active = True
             self.look()
+
+    @property
+    def is_dirty(self) -> bool:
+        """Whether there may be something that was not fetched."""
+        return any(unit.is_dirty for unit in self.units.values())
+
+    def _soil(self) -> None:
+        for unit in self.units.values():
+            unit.is_dirty = True
 
     # Time.
 
@@ -196,6 +219,7 @@ class Station:
         for unit in self.units.values():
             unit.low = LOWEST
             unit.stamp += 1
+            unit.is_dirty = True
 
     def _tick(self) -> None:
         self.timer = None
@@ -203,7 +227,8 @@ class Station:
             return
         if monotonic() - self._swept >= self.sweep_interval:
             self._rewind()
-        self.is_dirty = True
+        elif not self._hub.is_listening:
+            self._soil()
         self.look()
 
     def _schedule(self) -> None:
@@ -249,7 +274,6 @@ class Station:
         if not self._hub.is_connected:  # to listen, and only then to look
             self._hub.connected(self._loaded)
             return
-        self.is_dirty = False
         limit = min(_MOST, sum(reader.limit for reader in self.readers))
         hub = self._hub
         listen = not self.is_listening and any(reader.is_patient for reader in self.readers)
@@ -258,7 +282,8 @@ class Station:
             hub.listen(self)
         if self._lost_at is not None:
             self._give_back_lost(self._lost_at)
-        kinds = [units for units in (self.plain, self.leased) if units]
+        dirty = ([unit for unit in units if unit.is_dirty] for units in (self.plain, self.leased))
+        kinds = [units for units in dirty if units]
         self._turn += 1
         if len(kinds) == 2:
             kinds = kinds if self._turn % 2 else kinds[::-1]
@@ -268,9 +293,11 @@ class Station:
         calls: list[Call] = []
         asked: list[tuple[list[_Unit], int, list[tuple[int, int]]]] = []
         for units, share in zip(kinds, shares, strict=True):
-            if share:
+            if share:  # else the other class has the only place, and this one comes next
                 calls.append(self._call(units, share))
                 asked.append((units, share, [(unit.low, unit.stamp) for unit in units]))
+                for unit in units:
+                    unit.is_dirty = False
         started = monotonic()
 
         def done(answers: Answers | Exception) -> None:
@@ -303,6 +330,8 @@ class Station:
 
     def _call(self, units: list[_Unit], limit: int) -> Call:
         layer, statements = self._hub.layer, self._hub.statements
+        if len(units) == 1:
+            return self._call_one(units[0], limit, is_leased=units[0].key in self._leased_keys)
         start = self._turn % len(units)
         turned = units[start:] + units[:start]
         each = limit if self._is_greedy else max(1, -(-limit // len(units)))
@@ -313,10 +342,18 @@ class Station:
             texts([None if unit.prefixes is None else " ".join(unit.prefixes) for unit in turned]),
             integer(limit),
         ]
-        if units is self.plain:
+        if units[0].key not in self._leased_keys:
             return statements.take, parameters
-        holder = None if self._holder is None else self._holder.encode()
-        return statements.lease, [*parameters, float8(layer.lease), holder]
+        return statements.lease, [*parameters, float8(layer.lease), self._holder_name]
+
+    def _call_one(self, unit: _Unit, limit: int, *, is_leased: bool) -> Call:
+        statements = self._hub.statements
+        parameters = unit.name, bigint(unit.low), integer(limit)
+        if is_leased:
+            return statements.lease_one, (*parameters, float8(self._hub.layer.lease), self._holder_name)
+        if unit.wanted is not None:
+            return statements.take_of, (*parameters, unit.wanted)
+        return statements.take_one, parameters
 
     def _fetched(
         self,
@@ -335,21 +372,21 @@ class Station:
         expired: list[Row] = []
         doomed: list[Row] = []
         unreadable: list[tuple[Row, bool]] = []
-        self._halves = 0 if is_whole or self._halves else 1
-        is_more = self._halves == 1
+        is_more = not is_whole
         for (units, share, marks), rows in zip(asked, answers, strict=True):
             if len(rows) > 1:
                 rows.sort(key=_id_of)
             is_more |= self._raise_marks(units, share, marks, rows)
+            is_leased = units[0].key in self._leased_keys
             for row in rows:
                 if row[10] != b"\x01":
                     expired.append(row)
                 else:
                     try:
-                        self._deliver(row, found, doomed, is_leased=units is self.leased)
+                        self._deliver(row, found, doomed, is_leased=is_leased)
                     except UnreadableRow:
-                        unreadable.append((row, units is self.leased))
-            if units is self.leased and rows:
+                        unreadable.append((row, is_leased))
+            if is_leased and rows:
                 self._hub.layer.counters.redelivered += number(rows[0][11])
         if found:
             self._is_active = True
@@ -376,20 +413,20 @@ class Station:
     def _raise_marks(
         self, units: list[_Unit], share: int, marks: list[tuple[int, int]], rows: list[Row]
     ) -> bool:
-        """Step over what was taken; whether there may be more."""
+        """Step over what was taken, and note where there may be more; whether there may be any."""
         each = share if self._is_greedy else max(1, -(-share // len(units)))
         highest: dict[str, tuple[int, int]] = {}
         for row in rows:
             key = text(row[1])
             count = highest[key][1] if key in highest else 0
             highest[key] = number(row[0]), count + 1
-        is_more = len(rows) >= share
+        is_full = is_more = len(rows) >= share
         for unit, (_, stamp) in zip(units, marks, strict=True):
-            if unit.key in highest:
-                last, count = highest[unit.key]
-                if unit.stamp == stamp:
-                    unit.low = last + 1
-                is_more |= count >= each
+            last, count = highest.get(unit.key, (0, 0))
+            if count and unit.stamp == stamp:
+                unit.low = last + 1
+            if is_full or count >= each:
+                unit.is_dirty = is_more = True
         return is_more
 
     def _deliver(self, row: Row, found: list[Delivery], doomed: list[Row], *, is_leased: bool) -> None:
@@ -459,7 +496,8 @@ class Station:
         if found:
             self._hub.give_back(found)
         if is_more:
-            self.is_dirty = True
+            if not self.is_dirty:
+                self._soil()
         else:
             for reader in list(self.readers):
                 if not reader.is_patient and not self.is_dirty:
@@ -481,7 +519,7 @@ class Station:
         rest = Reader(wanted, joined)
         rest.is_patient = False
         self.readers.append(rest)
-        self.is_dirty = self._is_greedy = True
+        self._is_greedy = True
         self.look()
 
 
