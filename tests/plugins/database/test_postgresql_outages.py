@@ -135,7 +135,7 @@ def test_ended_connections_cost_no_acknowledged_message() -> None:
         def kill() -> None:
             nonlocal killed
             with psycopg.connect(**server.parameters(name), autocommit=True) as other:
-                while not is_over.wait(0.02):
+                while not is_over.wait(0.05):
                     killed += other.execute(
                         "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
                         " WHERE datname = %s AND application_name = 'channels'",
