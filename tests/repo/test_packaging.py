@@ -32,6 +32,8 @@ else:
     apps = ["django.contrib.contenttypes", "django.contrib.auth", "django.contrib.sessions"]
     if package in {"channels_django", "channels_delay", "channels_model_binding"}:
         apps = sorted({"channels_django", package}, reverse=True) + apps
+    if package == "channels_layer_database":
+        apps = [package, "django.contrib.admin", *apps]
     if package == "channels":
         apps = ["channels", "channels.delay", *apps]
     settings.configure(SECRET_KEY="x", INSTALLED_APPS=apps, USE_TZ=True)
