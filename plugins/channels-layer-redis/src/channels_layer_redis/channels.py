@@ -165,7 +165,7 @@ class Channels:
 class Plan:
     """Steps for one call of the script; afterwards ``codes`` holds the character that each one left."""
 
-    __slots__ = ("_index", "args", "codes", "count", "is_numbered", "keys", "queues")
+    __slots__ = ("_index", "_run", "_run_at", "args", "codes", "count", "is_numbered", "keys", "queues")
 
     def __init__(self, head: Command) -> None:
         self.keys: list[str] = []
@@ -175,6 +175,8 @@ class Plan:
         self.codes = b""
         self.is_numbered = False
         self.queues: dict[int, Queue] = {}
+        self._run: tuple[Command, int] = (), 0
+        self._run_at = 0
 
     def __bool__(self) -> bool:
         return self.count > 0
@@ -189,6 +191,21 @@ class Plan:
 
     def step(self, *args: str | bytes | int | float) -> int:
         """Add one step; returns its place."""
+        self._run = (), 0
+        self.args += args
+        self.count += 1
+        return self.count - 1
+
+    def repeat(self, head: Command, *args: str | bytes | int | float) -> int:
+        """Add to a step that does the same with several arguments, or begin one; returns the place."""
+        known, number = self._run
+        if known != head:
+            number = 0
+            self.args += head
+            self._run_at = len(self.args)
+            self.args.append(0)
+        self._run = head, number + 1
+        self.args[self._run_at] = number + 1
         self.args += args
         self.count += 1
         return self.count - 1

@@ -27,6 +27,7 @@ from channels_layer_redis.keys import Keys
 from channels_layer_redis.transport import (
     Command,
     Reply,
+    Suffices,
     SyncClient,
     Transport,
     TransportError,
@@ -46,10 +47,14 @@ _REMEMBERED_MS: Final = 120_000
 
 @dataclass(slots=True)
 class Block:
-    """Commands of which the last waits in the server, ``timeout`` seconds at most."""
+    """Commands of which the last waits in the server, ``timeout`` seconds at most.
+
+    ``suffices`` is asked, once, about the replies to those before it; where it says yes, the last one waits no longer.
+    """
 
     commands: Sequence[Command]
     timeout: float
+    suffices: Suffices | None = None
 
 
 @dataclass(slots=True)
@@ -144,7 +149,9 @@ class Engine:
                     if type(request) is Block:
                         if client is None:
                             client = self._own.client = self.transport.for_thread()
-                        replies = client.block(request.commands, timeout=request.timeout)
+                        replies = client.block(
+                            request.commands, timeout=request.timeout, suffices=request.suffices
+                        )
                     elif type(request) is Pause:
                         time.sleep(request.seconds)
                     elif client is not None:
@@ -171,7 +178,9 @@ class Engine:
                 try:
                     replies: Any = None
                     if type(request) is Block:
-                        replies = await client.block(request.commands, timeout=request.timeout)
+                        replies = await client.block(
+                            request.commands, timeout=request.timeout, suffices=request.suffices
+                        )
                     elif type(request) is Pause:
                         await asyncio.sleep(request.seconds)
                     else:
@@ -204,6 +213,11 @@ class Engine:
             return self.leftovers.popleft()
         except IndexError:  # none, or another thread took it
             return None
+
+    @property
+    def asks_once(self) -> bool:
+        """Whether a call is one command, and its reply all there is to know."""
+        return not (self.is_sharded or self.durable_sends or self._deduplicate)
 
     def must_plan(self) -> bool:
         """Whether there is more to say with the next send than the send."""

@@ -134,7 +134,7 @@ class Inbox:
             if ids:
                 plan.step("C", *keys, "", len(ids), size, len(fields), *counts, *ids)
         else:
-            plan.step("C", *keys, self._last, self._read, size, len(fields), *counts)
+            plan.step("C", *keys, _after(self._last), self._read, size, len(fields), *counts)
             self._read = 0
 
     def take_in(self, reply: Reply) -> Steps[None]:
@@ -326,6 +326,11 @@ class Inbox:
             again.since = entry.since
             again.id = b""
             self._waiting.appendleft(again)
+
+
+def _after(entry_id: bytes) -> str:
+    ms, sequence = _place(entry_id)
+    return f"{ms}-{sequence + 1}"
 
 
 def _place(entry_id: bytes) -> tuple[int, int]:

@@ -30,9 +30,10 @@ from channels_core.layers import (
 from channels_core.outage import pauses
 from channels_layer_redis.channels import Channels
 from channels_layer_redis.encryption import Cipher
-from channels_layer_redis.engine import Engine, unavailable
+from channels_layer_redis.engine import Engine
 from channels_layer_redis.envelope import Envelope
 from channels_layer_redis.figures import Figures
+from channels_layer_redis.gathering import Gathering
 from channels_layer_redis.groups import Groups
 from channels_layer_redis.keys import Keys
 from channels_layer_redis.processes import Processes
@@ -41,13 +42,12 @@ from channels_layer_redis.scripts import ALL
 from channels_layer_redis.sending import Sending
 from channels_layer_redis.servers import problems
 from channels_layer_redis.settling import Settling
-from channels_layer_redis.transport import Command, Reply, Servers, Transport, TransportError, Unanswered
+from channels_layer_redis.transport import Command, Reply, Servers, Transport
 
 __all__ = ["RedisBackend"]
 
 logger: Final = logging.getLogger("channels.redis")
 
-_SENT: Final = Outcome.SENT
 _REPEATED_FOR: Final = 15.0
 _PUT_BACK_WITHIN: Final = 5.0
 _PREFIX: Final = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
@@ -212,23 +212,14 @@ class RedisBackend(LayerBackend):
         return self._engine.run(self._sending.send_one(send))
 
     async def asend_one(self, send: Send) -> Outcome:
-        # what send_one() does, without the cost of its generator: it is every frame's way in
         engine = self._engine
-        command = None if engine.must_plan() else self._sending.one_command(send)
-        if command is None:
+        if engine.is_sharded:  # one server's silence must not hold up what goes to others
             return await engine.arun(self._sending.send_one(send))
-        try:
-            [reply] = await self._transport.for_loop().call((command,))
-            if reply == 1:
-                self.counters.sent += 1
-                return _SENT
-            outcome = self._sending.outcome_of(reply)
-        except Unanswered:
-            self.counters.uncertain += 1
-            return Outcome.UNCERTAIN
-        except TransportError as error:
-            raise unavailable(error) from error
-        return (await self.asend_batch((send,)))[0] if outcome is None else outcome
+        client = self._transport.for_loop()
+        gathering = client.companion
+        if gathering is None:
+            gathering = client.companion = Gathering(engine, self._sending, client.loop)
+        return await gathering.send(send)  # type: ignore[no-any-return]  # the transport does not know what it is
 
     def send_batch(self, sends: Sequence[Send]) -> list[Outcome]:
         return self._engine.run(self._sending.send_batch(sends))

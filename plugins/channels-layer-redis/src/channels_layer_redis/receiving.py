@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from channels_core.layers import Delivery, Exchange, Outcome, Settlement, Turn, Verdict
 from channels_core.layers import all_sent as have_all_arrived
@@ -32,12 +32,31 @@ _MOST: Final = 1000
 """Messages that one read may bring from a channel: the script that removes them unpacks their ids."""
 _COLONS: Final = 5
 _REFUSED: Final = 45
+_IDLE_FROM: Final = 2
+"""From how many takes in a row that brought nothing the next one is expected to bring nothing either."""
+
+
+class _Ending(NamedTuple):
+    """The plan that ends turns; where in it are each one's sends and settlements; tokens that it spends."""
+
+    plan: Plan
+    tokens: list[Taken | Entry]
+    places: list[list[int]]
+    settled: list[tuple[Settlement, int]]
+
+
+def _suffices(replies: Sequence[Any]) -> bool:
+    """Whether the script took something, or refused something: then nobody may wait for more."""
+    [reply] = replies
+    if type(reply) is bytes:
+        return bool(reply.strip(b"1 "))
+    return not isinstance(reply, list) or bool(reply[7] or reply[0].strip(b"1 "))
 
 
 class Reading:
     """What one set of names means, and whose turn it is among them."""
 
-    __slots__ = ("by_tag", "has_leases", "inlets", "is_mixed", "queues", "turn")
+    __slots__ = ("by_tag", "empty_takes", "has_leases", "inlets", "queues", "turn")
 
     def __init__(self, names: Sequence[str], engine: Engine) -> None:
         addresses = list(dict.fromkeys(engine.channels.of(name) for name in names))
@@ -51,6 +70,8 @@ class Reading:
             self.by_tag.setdefault(queue.tag if engine.is_sharded else "", []).append(queue)
         self.has_leases = any(queue.is_leased for queue in self.queues)
         self.turn = 0
+        self.empty_takes = 0
+        """How many times in a row there was nothing to take."""
 
     @property
     def count(self) -> int:
@@ -101,12 +122,20 @@ class Receiving:
         """See :meth:`channels_core.layers.LayerBackend.receive_batch`."""
         if not channels or limit < 1:
             return []
+        reading = self.reading(channels)
+        if timeout != 0 and self._may_wait_at_once(reading, limit):
+            due = self._look_after()
+            if due is not None:
+                yield from due
+            yield from self._make_ready(reading, process)
+            exchange = yield from self._exchange_waiting((), reading, channels, limit, timeout, process)
+            return list(exchange.deliveries)
         bag: list[Delivery] = []
         try:
             yield from self._receive(bag, channels, limit, timeout, process)
         except TransportError as error:
             if isinstance(error, Unanswered):
-                self._lost_reads.note(process, self.reading(channels).queues)
+                self._lost_reads.note(process, reading.queues)
             if not bag:  # else what there is; who asks again hears of it
                 raise
         except GeneratorExit:
@@ -144,7 +173,7 @@ class Receiving:
                 self._hand_out(bag, reading, limit)
             if bag or timeout == 0:
                 return
-            left = _LONGEST_WAIT_WITH_LEASES if reading.has_leases else _LONGEST_WAIT
+            left = self._longest(reading)
             if end is not None:
                 left = min(left, end - monotonic())
             if left <= 0 or self._engine.wakes != wakes:
@@ -152,6 +181,20 @@ class Receiving:
             yield from self._wait(bag, reading, limit, left, process)
             if bag or self._engine.wakes != wakes:
                 return
+
+    @staticmethod
+    def _longest(reading: Reading) -> float:
+        return _LONGEST_WAIT_WITH_LEASES if reading.has_leases else _LONGEST_WAIT
+
+    def _may_wait_at_once(self, reading: Reading, limit: int) -> bool:
+        """Whether to write the read that waits behind the call that takes: one trip less where there is nothing to
+        take, and one more where there is."""
+        return (
+            reading.empty_takes >= _IDLE_FROM
+            and reading.count == 1
+            and limit // 2 >= len(reading.queues) > 0
+            and self._engine.asks_once
+        )
 
     def _wait(
         self, bag: list[Delivery], reading: Reading, limit: int, seconds: float, process: str | None
@@ -203,6 +246,7 @@ class Receiving:
             except TransportError:
                 reading.turn += 1  # the next time the others are asked before this one
                 raise
+            reading.empty_takes = 0 if taken else reading.empty_takes + 1
             if taken:
                 yield from self.deliveries(bag, plan, taken, reading, process)
             if len(bag) >= limit:
@@ -466,10 +510,10 @@ class Receiving:
         """See :meth:`channels_core.layers.LayerBackend.exchange`: on one server in one call, with the taking."""
         engine = self._engine
         reading = self.reading(channels) if channels and limit > 0 else None
-        if reading is not None and reading.has_leases and process is not None:
-            yield from self._hold(process, reading.queues)
-        if self._lost_reads and reading is not None:
-            yield from self._lost_reads.give_back(process)
+        if reading is not None:
+            yield from self._make_ready(reading, process)
+            if timeout != 0 and self._may_wait_at_once(reading, limit):
+                return (yield from self._exchange_waiting(turns, reading, channels, limit, timeout, process))
         deliveries: list[Delivery] = []
         try:
             if engine.is_sharded:
@@ -503,6 +547,63 @@ class Receiving:
             raise
         return Exchange(outcomes, deliveries, unsettled)
 
+    def _make_ready(self, reading: Reading, process: str | None) -> Steps[None]:
+        """What has to be done before anything is taken."""
+        if reading.has_leases and process is not None:
+            yield from self._hold(process, reading.queues)
+        if self._lost_reads:
+            yield from self._lost_reads.give_back(process)
+
+    def _exchange_waiting(
+        self,
+        turns: Sequence[Turn],
+        reading: Reading,
+        channels: Sequence[str],
+        limit: int,
+        timeout: float | None,
+        process: str | None,
+    ) -> Steps[Exchange]:
+        """The same with the read that waits written behind the call, for when there will be nothing to take. Each of
+        the two brings at most half of the limit."""
+        engine = self._engine
+        longest = self._longest(reading)
+        seconds = longest if timeout is None else min(timeout, longest)
+        left = None if timeout is None else timeout - seconds
+        wakes = engine.wakes
+        ending = self._plan_turns(turns)
+        self.add_take(ending.plan, reading, reading.queues, limit - limit // 2, process)
+        wait = self.wait_command(reading.queues, limit // 2, seconds, process)
+        try:
+            reply, waited = yield Block([ending.plan.command(), wait], seconds, _suffices)
+            taken = engine.hear(ending.plan, reply)
+        except TransportError as error:
+            if not isinstance(error, Unanswered):  # nothing was done
+                self._settling.unspend(ending.tokens)
+                raise
+            self._lost_reads.note(process, reading.queues)
+            if not turns:
+                raise
+            return self._uncertain(turns)
+        outcomes = self._hear_turns(ending, turns, ())
+        deliveries: list[Delivery] = []
+        try:
+            if taken:
+                reading.empty_takes = 0
+                yield from self.deliveries(deliveries, ending.plan, taken, reading, process)
+            yield from self.waited(deliveries, reading.queues, limit - len(deliveries), waited, process)
+            is_over = bool(deliveries) or engine.wakes != wakes or (left is not None and left <= 0)
+            if not is_over and have_all_arrived(outcomes):
+                yield from self._receive(deliveries, channels, limit, left, process)
+        except TransportError as error:
+            if isinstance(error, Unanswered):
+                self._lost_reads.note(process, reading.queues)
+            if not turns and not deliveries:
+                raise
+        except GeneratorExit:
+            self._give_back(deliveries)
+            raise
+        return Exchange(outcomes, deliveries, [])
+
     def _receive_after(
         self,
         bag: list[Delivery],
@@ -526,6 +627,42 @@ class Receiving:
                 return
         yield from self._receive(bag, channels, limit, timeout, process)
 
+    def _plan_turns(self, turns: Sequence[Turn]) -> _Ending:
+        """The steps that end ``turns``: each one's sends, then what it settles."""
+        sending, settling = self._sending, self._settling
+        ending = _Ending(self._engine.plan(), [], [], [])
+        plan = ending.plan
+        for turn in turns:
+            settlement = turn.settlement
+            settles = settlement is not None and settling.tag_of(settlement) is not None
+            if settles:
+                plan.step("B")
+            ending.places.append([sending.add(plan, send) for send in turn.sends])
+            if settles and settlement is not None:
+                if settlement.verdict is not Verdict.DONE:
+                    ending.tokens.extend(settling.unspent((settlement,)))
+                place = settling.add(plan, settlement)
+                if place is not None:
+                    ending.settled.append((settlement, place))
+        return ending
+
+    def _hear_turns(
+        self, ending: _Ending, turns: Sequence[Turn], acknowledged: Sequence[Any]
+    ) -> list[list[Outcome]]:
+        """What became of the sends of ``turns``; ``acknowledged`` is what replicas said of them."""
+        codes, sending = ending.plan.codes, self._sending
+        outcomes = [[OUTCOMES[codes[place]] for place in of_turn] for of_turn in ending.places]
+        if acknowledged:
+            outcomes = [
+                of_turn if _ends_a_lease(turn) else sending.durable(of_turn, acknowledged)
+                for turn, of_turn in zip(turns, outcomes, strict=True)
+            ]
+        for of_turn in outcomes:
+            sending.count(of_turn)
+        self._settling.count(ending.plan, ending.settled)
+        self._after_turns(ending.plan, turns, outcomes, ending.settled)
+        return outcomes
+
     def _end_turns(
         self,
         bag: list[Delivery],
@@ -534,48 +671,29 @@ class Receiving:
         limit: int,
         process: str | None,
     ) -> Steps[list[list[Outcome]]]:
-        engine, sending, settling = self._engine, self._sending, self._settling
-        plan = engine.plan()
-        tokens: list[Taken | Entry] = []
-        places: list[list[int]] = []
-        settled: list[tuple[Settlement, int]] = []
-        for turn in turns:
-            plan.step("B")
-            places.append([sending.add(plan, send) for send in turn.sends])
-            settlement = turn.settlement
-            if settlement is not None and settling.tag_of(settlement) is not None:
-                if settlement.verdict is not Verdict.DONE:
-                    tokens += settling.unspent((settlement,))
-                place = settling.add(plan, settlement)
-                if place is not None:
-                    settled.append((settlement, place))
-        takes = reading is not None and bool(reading.queues)
-        if takes and reading is not None:
+        engine = self._engine
+        ending = self._plan_turns(turns)
+        plan = ending.plan
+        on_repeat: Callable[[], None] | None = None
+        if reading is not None and reading.queues:
             self.add_take(plan, reading, reading.queues, limit, process)
+            on_repeat = partial(self._lost_reads.note, process, reading.queues)
         if not plan:
             return [[] for _ in turns]
         waits: list[Command] = []
         if engine.durable_sends and any(turn.sends and not _ends_a_lease(turn) for turn in turns):
             waits.append(Routed(("WAIT", engine.durable_sends, 1000), plan.keys[0]))
-        on_repeat = partial(self._lost_reads.note, process, reading.queues) if takes and reading else None
         try:
-            reply, *waited = yield from engine.ask([plan], waits, on_repeat=on_repeat)
+            reply, *acknowledged = yield from engine.ask([plan], waits, on_repeat=on_repeat)
             taken = engine.hear(plan, reply)
         except Unanswered:
             raise
         except TransportError:  # nothing was done
-            settling.unspend(tokens)
+            self._settling.unspend(ending.tokens)
             raise
-        outcomes = [[OUTCOMES[plan.codes[place]] for place in of_turn] for of_turn in places]
-        if waited:
-            outcomes = [
-                of_turn if _ends_a_lease(turn) else sending.durable(of_turn, waited)
-                for turn, of_turn in zip(turns, outcomes, strict=True)
-            ]
-        for of_turn in outcomes:
-            sending.count(of_turn)
-        settling.count(plan, settled)
-        self._after_turns(plan, turns, outcomes, settled)
+        outcomes = self._hear_turns(ending, turns, acknowledged)
+        if reading is not None and reading.queues:
+            reading.empty_takes = 0 if taken else reading.empty_takes + 1
         if taken:
             yield from self.deliveries(bag, plan, taken, reading, process)
         return outcomes

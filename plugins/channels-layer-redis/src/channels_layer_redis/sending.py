@@ -83,17 +83,15 @@ class Sending:
             places = plan.key(address.process_key), plan.key(address.inbox)
             header = f"{name}:{size}:{address.own}"
             limits = address.field, address.capacity, address.max_bytes
-            return plan.step("I", *places, "=", *limits, size, header, body)
+            return plan.repeat(("I", *places, "=", *limits), size, header, body)
         assert type(address) is Queue
         meta = f"1:::{size}::{name[len(address.name) :]}" if address.has_locals else ""
         return self._add_to_queue(plan, address, meta, body)
 
     @staticmethod
     def _add_to_queue(plan: Plan, queue: Queue, meta: str, body: bytes) -> int:
-        index = plan.key(queue.key)
-        return plan.step(
-            "S", index, queue.capacity, queue.leased_flag, queue.max_bytes, queue.ttl, meta, body
-        )
+        limits = queue.capacity, queue.leased_flag, queue.max_bytes, queue.ttl
+        return plan.repeat(("S", plan.key(queue.key), *limits), meta, body)
 
     def outcome_of(self, reply: Any) -> Outcome | None:
         """What the reply to :meth:`one_command` says, counted; ``None`` where a closer look is needed."""
@@ -131,10 +129,36 @@ class Sending:
         self.count(outcomes)
         return outcomes
 
+    def send_together(self, sends: Sequence[Send]) -> Steps[list[Outcome | Exception]]:
+        """Sends, on one server, of callers that know nothing of each other: what cannot be packed fails by itself."""
+        plan = self._engine.plan()
+        found: list[Outcome | Exception] = []
+        places: list[tuple[int, int]] = []
+        for n, send in enumerate(sends):
+            found.append(_UNCERTAIN)
+            try:
+                places.append((n, self.add(plan, send)))
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is its caller's
+                found[n] = error
+        try:
+            outcomes = yield from self._carry_out(plan, [place for _, place in places])
+        except Unanswered:
+            outcomes = [_UNCERTAIN] * len(places)
+        self.count(outcomes)
+        for (n, _), outcome in zip(places, outcomes, strict=True):
+            found[n] = outcome
+        return found
+
     def _send_to_one(self, sends: Sequence[Send]) -> Steps[list[Outcome]]:
-        engine = self._engine
-        plan = engine.plan()
+        plan = self._engine.plan()
         places = [self.add(plan, send) for send in sends]
+        return (yield from self._carry_out(plan, places))
+
+    def _carry_out(self, plan: Plan, places: Sequence[int]) -> Steps[list[Outcome]]:
+        """What became of the sends that are at ``places`` in ``plan``."""
+        engine = self._engine
+        if not plan:
+            return []
         waits = [self._wait(plan)] if engine.durable_sends else []
         reply, *waited = yield from engine.ask([plan], waits)
         engine.hear(plan, reply)
@@ -250,7 +274,7 @@ class Sending:
             keys = plan.key(inlet.process_key), plan.key(inlet.inbox)
             limits = sent_field(inlet.prefix, inlet.own), inlet.capacity, inlet.max_bytes
             header = f"{inlet.prefix}:{size}:{inlet.own}:{group}"
-            place = plan.step("I", *keys, "*", *limits, size, header, body)
+            place = plan.repeat(("I", *keys, "*", *limits), size, header, body)
             broadcasts.append(_Broadcast(plan, place, number, group, inlet.prefix))
         locals_of: dict[Queue, list[str]] = {}
         for raw in others:

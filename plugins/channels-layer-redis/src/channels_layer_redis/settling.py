@@ -110,7 +110,7 @@ class Settling:
                 body = self._pack(content, settlement.delivery.headers, name)
                 keys = plan.key(inlet.process_key), plan.key(inlet.inbox)
                 header = f"{name}:{entry.size}:{inlet.own}"
-                plan.step("I", *keys, "=", *limits, entry.size, header, body)
+                plan.repeat(("I", *keys, "=", *limits), entry.size, header, body)
         return None
 
     def count(self, plan: Plan, settled: Iterable[tuple[Settlement, int]]) -> None:

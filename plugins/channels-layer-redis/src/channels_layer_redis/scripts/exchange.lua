@@ -1,11 +1,13 @@
 -- Sends, settles and takes: any number of steps on keys of one slot, in one go.
 --
 -- ARGV: prefix, expiry (ms), lease (ms), most attempts, dead letters kept, then the steps, each a letter and its
--- arguments; a number called "key" is an index into KEYS. Every step leaves one character in the first reply.
+-- arguments; a number called "key" is an index into KEYS. Every step leaves one character in the first reply, or as many
+-- as it says below.
 --   U key(d) number                               repeated: where this number was done before, say what it said
 --   B                                             a turn begins: forget that a send was refused
---   S key cap leased bytes ttl meta body          send to a channel; 1 sent, 0 full
---   I key(p) key(i) mark field cap bytes size header body   send to a process's inbox; 1 sent, 0 full, 2 gone
+--   S key cap leased bytes ttl number (meta body)...   sends to a channel; for each 1 sent, 0 full
+--   I key(p) key(i) mark field cap bytes number (size header body)...   sends to a process's inbox; for each 1 sent,
+--     0 full, 2 gone
 --   G key(r) key(o) key(k) group lapse cap bytes meta size body   send to the members of a group
 --   D key ref | X key ref reason                  done | given up; 1 settled, 0 not leased, - the turn was refused
 --   R key ref begun leased meta body ttl          back to the front
@@ -13,7 +15,8 @@
 --   Y key id ttl                                  a dead letter back to its channel; 1 done, 0 there is none
 --   K key ref consumer                            renew a lease
 --   A key last pending bytes count ids...         what was delivered without a script is removed
---   C key(p) key(i) last removed bytes fields (field count)... [ids...]   what the inbox's reader has taken is removed
+--   C key(p) key(i) next removed bytes fields (field count)... [ids...]   what the inbox's reader has taken is removed:
+--     what is before the id next, or only ids
 --   P key consumer leased                         give back what a process held
 --   N key leased                                  figures: waiting, leased, age of the oldest (ms)
 --   T limit consumer queues (key leased bytes ttl)...   take messages
@@ -28,8 +31,38 @@ local lease, most, kept_dead = ARGV[3] + 0, ARGV[4] + 0, ARGV[5]
 local codes, count, is_refused, refused = {}, 0, false, {}
 local now, redelivered, dead, expired, dropped = false, 0, 0, 0, 0
 local owed, taken = {}, {}
+-- What this call knows already: how many more messages a channel takes, and what the hash of a process counts.
+local rooms, boxes = {}, {}
 
+-- Writes what was counted in boxes, before anybody else looks at it.
+local function write_down()
+  for p, box in pairs(boxes) do
+    if box.is_changed then
+      if box.b then
+        call('HSET', p, box.field, box.n, 'b', box.b)
+      else
+        call('HSET', p, box.field, box.n)
+      end
+    end
+  end
+  boxes = {}
+end
+
+-- What the hash of process p counts in field, as this call leaves it; with bytes, their sum too.
+local function look(p, field, bytes)
+  local box = boxes[p]
+  if box and box.field == field then return box end
+  if box then write_down() end
+  local has = call('HMGET', p, 'k', field, 'b')
+  box = {is_alive = has[1], field = field, n = (has[2] or 0) + 0, b = bytes > 0 and (has[3] or 0) + 0}
+  boxes[p] = box
+  return box
+end
+
+-- Everything that most calls do without.
 local function slow(what, ...)
+  if next(boxes) then write_down() end
+  rooms = {}
   local skip = #prefix + 3
   local function of(key, letter) return prefix .. ':' .. letter .. string.sub(key, skip) end
 
@@ -238,6 +271,15 @@ local function slow(what, ...)
   end
 
   if what == 'full' then return is_full(...) end
+
+  if what == 'late' then
+    local c, leased, id, meta, body = ...
+    if not is_late(id, meta) then return false end
+    if leased then call('XACK', c, 'w', id) end
+    call('XDEL', c, id)
+    note(c, meta, body)
+    return true
+  end
 
   if what == 'inbox' then
     local p, i = ...
@@ -489,8 +531,8 @@ local function slow(what, ...)
   end
 
   if what == 'take' then
-    local at = ...
-    local limit, consumer, number = ARGV[at + 1] + 0, ARGV[at + 2], ARGV[at + 3] + 0
+    local at, limit = ...
+    local consumer, number = ARGV[at + 2], ARGV[at + 3] + 0
     local queues, fronts, gates, gated = {}, {}, {}, {}
     at = at + 4
     for q = 1, number do
@@ -597,6 +639,54 @@ local function slow(what, ...)
   end
 end
 
+-- Takes from any number of channels with one read, where that is all there is to do; returns where the step ends.
+local function take(at)
+  local limit, consumer, number = ARGV[at + 1] + 0, ARGV[at + 2], ARGV[at + 3] + 0
+  local leased = ARGV[at + 5]
+  local known, read, places = {}, {}, {}
+  for q = 1, number do
+    local from = at + 4 * q
+    local c = KEYS[ARGV[from] + 0]
+    local tail = string.sub(c, #prefix + 3)
+    if limit < number or ARGV[from + 1] ~= leased or ARGV[from + 2] ~= '0' then return slow('take', at, limit) end
+    known[q] = prefix .. ':f' .. tail
+    read[q], read[number + q], places[c] = c, '>', ARGV[from]
+    if leased == '1' and call('EXISTS', prefix .. ':n' .. tail) == 0 then return slow('take', at, limit) end
+  end
+  if call('EXISTS', unpack(known)) > 0 then return slow('take', at, limit) end
+  local share = math.min(1000, math.floor(limit / number))
+  local found
+  if leased == '1' then
+    found = redis.pcall('XREADGROUP', 'GROUP', 'w', consumer, 'COUNT', share, 'STREAMS', unpack(read))
+  else
+    found = redis.pcall('XREADGROUP', 'GROUP', 'w', '-', 'COUNT', share, 'NOACK', 'STREAMS', unpack(read))
+  end
+  local over = at + 4 + 4 * number
+  if not found then return over end
+  if found.err then return slow('take', at, limit) end
+  local time = call('TIME')
+  now = time[1] * 1000 + math.floor(time[2] / 1000)
+  local oldest, left, has_more, n = now - expiry, limit, false, #taken
+  for _, stream in ipairs(found) do
+    local c, entries = stream[1], stream[2]
+    local place, gone = places[c], {}
+    if #entries == share then has_more = true end
+    for e, entry in ipairs(entries) do
+      local id, fields = entry[1], entry[2]
+      local meta = fields[4]
+      local may_be_late = meta or tonumber(string.match(id, '^%d+')) < oldest
+      if not may_be_late or not slow('late', c, leased == '1', id, meta, fields[2]) then
+        taken[n + 1], taken[n + 2], taken[n + 3], taken[n + 4] = place + 0, 'c' .. id, meta or '', fields[2]
+        n, left = n + 4, left - 1
+        if leased ~= '1' then gone[#gone + 1] = id end
+      end
+    end
+    if #gone > 0 then call('XDEL', c, unpack(gone)) end
+  end
+  if has_more and left > 0 then return slow('take', at, left) end
+  return over
+end
+
 local at, last = 6, #ARGV
 local remembered
 if ARGV[at] == 'U' then
@@ -609,59 +699,64 @@ while at <= last do
   local step = ARGV[at]
   count = count + 1
   if step == 'S' then
-    local c, cap, bytes = KEYS[ARGV[at + 1] + 0], ARGV[at + 2] + 0, ARGV[at + 4] + 0
-    local meta = ARGV[at + 6]
-    if refused[c] then
-      codes[count] = '0'
-    else
-      local tail = string.sub(c, #prefix + 3)
-      local is_over = call('XLEN', c) + call('LLEN', prefix .. ':f' .. tail) >= cap
-      if bytes > 0 and not is_over then is_over = tonumber(call('GET', prefix .. ':b' .. tail) or 0) >= bytes end
-      if is_over and slow('full', c, cap, ARGV[at + 3] == '1', bytes) then
-        refused[c], is_refused, codes[count] = true, true, '0'
+    local c, cap, leased = KEYS[ARGV[at + 1] + 0], ARGV[at + 2] + 0, ARGV[at + 3] == '1'
+    local bytes, ttl, number = ARGV[at + 4] + 0, ARGV[at + 5], ARGV[at + 6] + 0
+    local tail, has_sent = string.sub(c, #prefix + 3), false
+    at = at + 7
+    for place = count, count + number - 1 do
+      local meta, body = ARGV[at], ARGV[at + 1]
+      local is_over = refused[c]
+      if not is_over then
+        local room = rooms[c] or cap - call('XLEN', c) - call('LLEN', prefix .. ':f' .. tail)
+        rooms[c] = room - 1
+        is_over = room <= 0 or (bytes > 0 and tonumber(call('GET', prefix .. ':b' .. tail) or 0) >= bytes)
+        if is_over then is_over = slow('full', c, cap, leased, bytes) end
+      end
+      if is_over then
+        refused[c], is_refused, codes[place] = true, true, '0'
       else
         if meta == '' then
-          call('XADD', c, '*', 'm', ARGV[at + 7])
+          call('XADD', c, '*', 'm', body)
         else
-          call('XADD', c, '*', 'm', ARGV[at + 7], 'x', meta)
+          call('XADD', c, '*', 'm', body, 'x', meta)
         end
         if bytes > 0 then
           call('INCRBY', prefix .. ':b' .. tail, string.match(meta, '^%d*:%d*:k?:(%d+)'))
           call('PEXPIRE', prefix .. ':b' .. tail, 86400000)
         end
-        if ARGV[at + 5] ~= '0' then call('PEXPIRE', c, ARGV[at + 5]) end
-        codes[count] = '1'
+        has_sent, codes[place] = true, '1'
       end
+      at = at + 2
     end
-    if codes[count] == '0' then is_refused = true end
-    at = at + 8
+    if has_sent and ttl ~= '0' then call('PEXPIRE', c, ttl) end
+    count = count + number - 1
   elseif step == 'I' then
-    local p, i = KEYS[ARGV[at + 1] + 0], KEYS[ARGV[at + 2] + 0]
-    local field, cap, bytes = ARGV[at + 4], ARGV[at + 5] + 0, ARGV[at + 6] + 0
-    local has = call('HMGET', p, 'k', field, 'b')
-    local mine = p .. field
-    if not has[1] then
-      codes[count] = '2'
-    else
-      local is_over = refused[mine]
-      if not is_over and (tonumber(has[2] or 0) >= cap or (bytes > 0 and tonumber(has[3] or 0) >= bytes)) then
-        slow('inbox', p, i)
-        has = call('HMGET', p, 'k', field, 'b')
-        is_over = tonumber(has[2] or 0) >= cap or (bytes > 0 and tonumber(has[3] or 0) >= bytes)
-      end
-      if is_over then
-        refused[mine], is_refused, codes[count] = true, true, '0'
+    local p, i, mark, field = KEYS[ARGV[at + 1] + 0], KEYS[ARGV[at + 2] + 0], ARGV[at + 3], ARGV[at + 4]
+    local cap, bytes, number = ARGV[at + 5] + 0, ARGV[at + 6] + 0, ARGV[at + 7] + 0
+    local mine, box = p .. field, look(p, field, bytes)
+    at = at + 8
+    for place = count, count + number - 1 do
+      if not box.is_alive then
+        codes[place] = '2'
       else
-        call('XADD', i, '*', ARGV[at + 3], ARGV[at + 8], 'm', ARGV[at + 9])
-        if bytes > 0 then
-          call('HSET', p, field, (has[2] or 0) + 1, 'b', (has[3] or 0) + ARGV[at + 7])
-        else
-          call('HSET', p, field, (has[2] or 0) + 1)
+        local is_over = refused[mine]
+        if not is_over and (box.n >= cap or (bytes > 0 and box.b >= bytes)) then
+          slow('inbox', p, i)
+          box = look(p, field, bytes)
+          is_over = box.n >= cap or (bytes > 0 and box.b >= bytes)
         end
-        codes[count] = '1'
+        if is_over then
+          refused[mine], is_refused, codes[place] = true, true, '0'
+        else
+          call('XADD', i, '*', mark, ARGV[at + 1], 'm', ARGV[at + 2])
+          box.n, box.is_changed = box.n + 1, true
+          if bytes > 0 then box.b = box.b + ARGV[at] end
+          codes[place] = '1'
+        end
       end
+      at = at + 3
     end
-    at = at + 10
+    count = count + number - 1
   elseif step == 'B' then
     is_refused = false
     codes[count] = ' '
@@ -673,7 +768,7 @@ while at <= last do
     at = at + 11
   elseif step == 'T' then
     codes[count] = ' '
-    at = slow('take', at)
+    at = take(at)
   elseif step == 'D' then
     if is_refused then
       codes[count] = '-'
@@ -716,14 +811,13 @@ while at <= last do
     local c, id, pending = KEYS[ARGV[at + 1] + 0], ARGV[at + 2], ARGV[at + 3] == '1'
     local bytes, number = ARGV[at + 4] + 0, ARGV[at + 5] + 0
     codes[count] = ' '
-    if call('EXISTS', c) == 1 then
-      local ids = {}
-      for n = 1, number do ids[n] = ARGV[at + 5 + n] end
-      if pending then call('XACK', c, 'w', unpack(ids)) end
-      if call('XDEL', c, unpack(ids)) > 0 and bytes > 0 then
-        call('DECRBY', prefix .. ':b' .. string.sub(c, #prefix + 3), bytes)
-      end
+    local ids = {}
+    for n = 1, number do ids[n] = ARGV[at + 5 + n] end
+    if pending then call('XACK', c, 'w', unpack(ids)) end
+    if call('XDEL', c, unpack(ids)) > 0 and bytes > 0 then
+      call('DECRBY', prefix .. ':b' .. string.sub(c, #prefix + 3), bytes)
     end
+    rooms[c] = nil
     at = at + 6 + number
   elseif step == 'C' then
     local p, i, id = KEYS[ARGV[at + 1] + 0], KEYS[ARGV[at + 2] + 0], ARGV[at + 3]
@@ -732,20 +826,20 @@ while at <= last do
     local removed
     local ids = at + 7 + 2 * fields
     if id ~= '' then
-      local ms, seq = string.match(id, '^(%d+)%-(%d+)$')
-      removed = call('XTRIM', i, 'MINID', '=', ms .. '-' .. string.format('%.0f', seq + 1))
-      at = at + 7 + 2 * fields
+      removed = call('XTRIM', i, 'MINID', '=', id)
     else
       removed = 0
       for n = 0, expected - 1 do removed = removed + call('XDEL', i, ARGV[ids + n]) end
     end
-    if call('EXISTS', p) == 1 then
-      if removed ~= expected then
-        slow('recount', p, i)
-      else
-        for n = 1, fields do call('HINCRBY', p, ARGV[ids - 2 * (fields - n + 1)], -(ARGV[ids - 2 * (fields - n + 1) + 1] + 0)) end
-        if bytes > 0 then call('HINCRBY', p, 'b', -bytes) end
-      end
+    if removed ~= expected then
+      if call('EXISTS', p) == 1 then slow('recount', p, i) end
+    elseif fields == 1 and ARGV[at + 7] == 'n' then
+      local box = look(p, 'n', 1)
+      if box.is_alive then box.n, box.b, box.is_changed = box.n - ARGV[at + 8], box.b - bytes, true end
+    elseif call('EXISTS', p) == 1 then
+      if next(boxes) then write_down() end
+      for n = 1, fields do call('HINCRBY', p, ARGV[at + 5 + 2 * n], -(ARGV[at + 6 + 2 * n] + 0)) end
+      if bytes > 0 then call('HINCRBY', p, 'b', -bytes) end
     end
     at = id ~= '' and ids or ids + expected
   elseif step == 'P' then
@@ -760,6 +854,7 @@ while at <= last do
     return redis.error_reply('ERR channels: unknown step ' .. tostring(step) .. ' at ' .. at)
   end
 end
+if next(boxes) then write_down() end
 local said = table.concat(codes)
 if remembered then
   call('HSET', remembered, ARGV[8], said)

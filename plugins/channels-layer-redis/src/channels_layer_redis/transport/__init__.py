@@ -7,6 +7,7 @@ and it is always told apart whether nothing was sent (:class:`Unsent`) or nothin
 from channels_layer_redis.transport.addresses import Servers
 from channels_layer_redis.transport.aio import AsyncClient
 from channels_layer_redis.transport.blocking import SyncClient
+from channels_layer_redis.transport.conversation import Suffices
 from channels_layer_redis.transport.greeting import ServerFacts
 from channels_layer_redis.transport.replies import CommandError, Reply, TransportError, Unanswered, Unsent
 from channels_layer_redis.transport.scripts import Command, Routed, Script
@@ -22,6 +23,7 @@ __all__ = [
     "Script",
     "ServerFacts",
     "Servers",
+    "Suffices",
     "SyncClient",
     "Transport",
     "TransportError",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from channels_core.outage import pauses
 from channels_layer_redis.transport.addresses import Address, Endpoint, Login
-from channels_layer_redis.transport.conversation import Conversation, Disorder, Request, segments
+from channels_layer_redis.transport.conversation import Conversation, Disorder, Request, Suffices, segments
 from channels_layer_redis.transport.course import Course, Dispatch, Drop, Pause, settled
 from channels_layer_redis.transport.greeting import Greeting, Refused, read_login
 from channels_layer_redis.transport.replies import Reply, TransportError, Unanswered, Unsent
@@ -326,6 +326,8 @@ class AsyncClient:
         self._wakes = 0
         self._is_wake_due = False
         self.is_closed = False
+        self.companion: Any = None
+        """For whoever uses the client: what lives as long as it does."""
 
     def _node(self, address: Address) -> _Node:
         node = self._nodes.get(address)
@@ -391,24 +393,35 @@ class AsyncClient:
                 return None
         return self._node(address)
 
-    async def block(self, commands: Sequence[Command], *, timeout: float) -> list[Reply]:
+    async def block(
+        self, commands: Sequence[Command], *, timeout: float, suffices: Suffices | None = None
+    ) -> list[Reply]:
         """As :meth:`call`, where the last command waits in the server, for ``timeout`` seconds at most.
 
         It has a connection to itself meanwhile. :meth:`wake` makes it return early, with the server's answer for
-        nothing there. Cancelled, the read is ended in the server too, and ``on_salvaged`` gets what it brought.
+        nothing there; so do errors among the replies before it, and ``suffices``, which is asked of them when it waits.
+        Cancelled, the read is ended in the server too, and ``on_salvaged`` gets what it brought.
         """
         if self.is_closed:
             raise Unsent("Not sent: the client was closed.")
+        if suffices is not None and not self.shared.can_unblock:
+            first = await self.call(commands[:-1])
+            return [
+                *first,
+                *([None] if suffices(first) else await self.block(commands[-1:], timeout=timeout)),
+            ]
         node = self._only or self._common_node(commands)
         if node is None:
             return settled(await self._conduct(commands, None, commands[-1], timeout))
-        request = await self._blocked_read(node, commands, timeout)
+        request = await self._blocked_read(node, commands, timeout, suffices)
         replies: list[Reply] = request.replies
         if request.is_flawed:
             return settled(await self._conduct(commands, replies, commands[-1], timeout))
         return replies
 
-    async def _blocked_read(self, node: _Node, commands: Sequence[Command], timeout: float) -> Request:
+    async def _blocked_read(
+        self, node: _Node, commands: Sequence[Command], timeout: float, suffices: Suffices | None = None
+    ) -> Request:
         wakes = self._wakes
         request = Request(commands, self._finish_blocked)
         if node.resting:
@@ -425,6 +438,8 @@ class AsyncClient:
             request.commands = commands
         request.waiter = self._new_future()
         request.link = link
+        if suffices is not None:
+            request.nearly = partial(self._end_if_enough, suffices)
         self._blocked[link] = request, node
         link.expect_silence(timeout)
         link.post(request)
@@ -438,6 +453,10 @@ class AsyncClient:
             self._unblock(link, request)
             raise
         return request
+
+    def _end_if_enough(self, suffices: Suffices, request: Request) -> None:
+        if request.is_flawed or suffices(request.replies):
+            self._unblock(request.link, request)
 
     def _finish_blocked(self, request: Request) -> None:
         link = request.link

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from channels_core.outage import pauses
 from channels_layer_redis.transport.addresses import Address, Endpoint
-from channels_layer_redis.transport.conversation import Conversation, Disorder, Request, segments
+from channels_layer_redis.transport.conversation import Conversation, Disorder, Request, Suffices, segments
 from channels_layer_redis.transport.course import Course, Dispatch, Drop, Pause, settled
 from channels_layer_redis.transport.greeting import Greeting, Refused, read_login
 from channels_layer_redis.transport.replies import Reply, TransportError, Unanswered, Unsent
@@ -50,6 +50,8 @@ class _Socket:
         self.is_up = True
         self.id = 0
         self.can_unblock = True
+        self.is_nearly_done = False
+        """Whether all replies but the last of a request are there, and nobody has looked at them yet."""
         self._socket = _connected(endpoint, connect_timeout)
         self._socket.setblocking(False)
         self._recv = self._socket.recv
@@ -100,12 +102,14 @@ class _Socket:
     def read(self, request: Request, silence: float = 0.0, wakes: int = -1) -> bool:
         """Wait for ``request``'s replies, which take ``silence`` seconds more than others; failures come in place.
 
-        Returns early, with true, when something can be read from the descriptor ``wakes``.
+        Returns early, with true, when something can be read from the descriptor ``wakes``, or is nearly done.
         """
         expected = request.expected
         replies = request.replies
         end = 0.0
         while len(replies) < expected and self.is_up:
+            if self.is_nearly_done:
+                return True
             if self._is_tls and self.received():
                 continue
             if not end:
@@ -118,7 +122,12 @@ class _Socket:
             elif self.received():
                 end = 0.0
         self._last = monotonic()
+        self.is_nearly_done = False
         return False
+
+    def note_nearly(self, request: Request) -> None:
+        """See :attr:`Request.nearly`."""
+        self.is_nearly_done = True
 
     def ready(self, seconds: float, wakes: int) -> list[tuple[int, int]]:
         """Wait for input on the connection or on ``wakes``; what can be read, empty when time is up."""
@@ -213,15 +222,27 @@ class SyncClient:
         """
         return self._run(commands, None, 0.0)
 
-    def block(self, commands: Sequence[Command], *, timeout: float) -> list[Reply]:
+    def block(
+        self, commands: Sequence[Command], *, timeout: float, suffices: Suffices | None = None
+    ) -> list[Reply]:
         """As :meth:`call`, where the last command waits in the server, for ``timeout`` seconds at most.
 
-        :meth:`wake` makes it return early, with the server's answer for nothing there. When an exception breaks it
-        off (an interrupt), the read is ended in the server too, and ``on_salvaged`` gets what it brought.
+        :meth:`wake` makes it return early, with the server's answer for nothing there; so do errors among the replies
+        before it, and ``suffices``, which is asked of them when it waits. When an exception breaks it off (an
+        interrupt), the read is ended in the server too, and ``on_salvaged`` gets what it brought.
         """
-        return self._run(commands, commands[-1], timeout)
+        if suffices is not None and not self.shared.can_unblock:
+            first = self.call(commands[:-1])
+            return [*first, *([None] if suffices(first) else self.block(commands[-1:], timeout=timeout))]
+        return self._run(commands, commands[-1], timeout, suffices)
 
-    def _run(self, commands: Sequence[Command], last: Command | None, timeout: float) -> list[Reply]:
+    def _run(
+        self,
+        commands: Sequence[Command],
+        last: Command | None,
+        timeout: float,
+        suffices: Suffices | None = None,
+    ) -> list[Reply]:
         if not commands:
             return []
         if self.is_closed:
@@ -229,7 +250,7 @@ class SyncClient:
         router = self.shared.router
         replies: list[Reply] | None = None
         if not router.is_sharded:
-            (request,) = self._exchange([(router.only, commands)], last, timeout)
+            (request,) = self._exchange([(router.only, commands)], last, timeout, suffices)
             if not request.is_flawed:
                 return request.replies
             replies = request.replies
@@ -268,7 +289,11 @@ class SyncClient:
         return request
 
     def _exchange(
-        self, parcels: Sequence[tuple[Address, Sequence[Command]]], last: Command | None, timeout: float
+        self,
+        parcels: Sequence[tuple[Address, Sequence[Command]]],
+        last: Command | None,
+        timeout: float,
+        suffices: Suffices | None = None,
     ) -> list[Request]:
         """Write all parcels, each to its server, then wait for all replies."""
         requests: list[Request] = []
@@ -282,8 +307,19 @@ class SyncClient:
                 if last is None or request.commands[-1] is not last:
                     sock.read(request)
                 else:
+                    if suffices is not None:
+                        request.nearly = sock.note_nearly
                     while sock.read(request, timeout, self._wakes.fileno()):
-                        self._drain_wakes()
+                        if sock.is_nearly_done:
+                            sock.is_nearly_done = False
+                            if (
+                                not request.is_flawed
+                                and suffices is not None
+                                and not suffices(request.replies)
+                            ):
+                                continue
+                        else:
+                            self._drain_wakes()
                         self._unblock(place.address, sock, request)
             return requests
         except BaseException:

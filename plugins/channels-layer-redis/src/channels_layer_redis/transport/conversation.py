@@ -14,7 +14,10 @@ import hiredis
 from channels_layer_redis.transport.replies import CommandError, Reply, Unanswered, Unsent
 from channels_layer_redis.transport.scripts import Command
 
-__all__ = ["LARGE", "Conversation", "Disorder", "Request", "segments"]
+__all__ = ["LARGE", "Conversation", "Disorder", "Request", "Suffices", "segments"]
+
+Suffices = Callable[[Sequence[Reply]], bool]
+"""Whether what was answered is enough, so that nobody needs to wait for the last reply."""
 
 LARGE: Final = 65536
 """Bytes from which a command is written by itself: joining it to others would copy it once more."""
@@ -34,7 +37,17 @@ class Request:
     ``is_flawed`` says whether there is a :class:`TransportError` among the replies.
     """
 
-    __slots__ = ("commands", "expected", "finished", "is_flawed", "link", "packed", "replies", "waiter")
+    __slots__ = (
+        "commands",
+        "expected",
+        "finished",
+        "is_flawed",
+        "link",
+        "nearly",
+        "packed",
+        "replies",
+        "waiter",
+    )
 
     def __init__(self, commands: Sequence[Command], finished: Callable[[Request], None]) -> None:
         self.commands = commands
@@ -44,6 +57,8 @@ class Request:
         self.replies: list[Reply] = []
         self.is_flawed = False
         self.finished = finished
+        self.nearly: Callable[[Request], None] | None = None
+        """Called once, with the request, when all replies but the last are there."""
         self.waiter: Any = None
         """For whoever made the request: what waits for it."""
         self.link: Any = None
@@ -83,9 +98,12 @@ class Conversation:
                     replies.append(reply)
                     if kind is CommandError:
                         request.is_flawed = True
-                    if len(replies) == request.expected:
+                    missing = request.expected - len(replies)
+                    if not missing:
                         waiting.popleft()
                         request.finished(request)
+                    elif missing == 1 and request.nearly is not None:
+                        request.nearly(request)
                 reply = reader.gets()
         except hiredis.ProtocolError as error:
             raise Disorder(f"the server's bytes are not the Redis protocol ({error})") from error

@@ -40,6 +40,11 @@ class Shared:
         self._outages: dict[Address, Outage] = {}
         self._lock = threading.Lock()
 
+    @property
+    def can_unblock(self) -> bool:
+        """Whether every server known lets a waiting read be ended."""
+        return all(facts.can_unblock for facts in tuple(self.facts.values()))
+
     def place(self, address: Address) -> str:
         """``address`` for people, without a password."""
         return str(self.servers) if address == MASTER else str(self.router.endpoint_of(address))
