@@ -40,3 +40,47 @@ def test_a_worker_that_ends_leaves_no_connection_of_its_loop_open(
     finally:
         backend.close()
     assert complaints == []
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_consumer_that_does_not_wait_costs_one_call(server: RedisServer, is_async: bool) -> None:
+    """Its answer leaves, its lease ends and the next message is taken in one trip."""
+    server.do("FLUSHALL")
+
+    async def echo_async(message: Message) -> None:
+        message.reply_channel.send({"n": message["n"]})
+
+    def echo(message: Message) -> None:
+        message.reply_channel.send({"n": message["n"]})
+
+    backend = RedisBackend(hosts=[server.url], delivery={"jobs": "at-least-once"})
+    process = backend.open_process("interface")
+    prefix = f"out.{process}!"
+    layer = ChannelLayer(
+        backend, routing=[route("jobs", echo_async if is_async else echo)], make_router=Router
+    )
+    worker = Worker(layer, config=WorkerConfig(threads=1))
+    worker.start()
+
+    def calls() -> int:
+        lines: str = server.do("INFO", "commandstats").decode()
+        [line] = [line for line in lines.splitlines() if line.startswith("cmdstat_evalsha:")]
+        return int(line.partition("calls=")[2].partition(",")[0])
+
+    def exchange(number: int) -> None:
+        layer.send("jobs", {"n": number, "reply_channel": f"{prefix}x"})
+        [reply] = backend.receive_batch([prefix], timeout=10)
+        assert reply.content == {"n": number}
+
+    try:
+        for number in range(5):
+            exchange(number)
+        before = calls()
+        for number in range(50):
+            exchange(number)
+        # one to send, one of the worker, one that empties the inbox; leases of the process, and looks at the clock
+        assert calls() - before <= 50 * 3 + 25
+    finally:
+        assert worker.stop(timeout=15)
+        backend.close_process(process)
+        backend.close()

@@ -108,6 +108,12 @@ class Outbox:
         if exchange.unsettled:
             self.settle_later(exchange.unsettled)
 
+    def uncertain(self, runs: Sequence[Run]) -> None:
+        """Nobody knows what became of the runs: what bears a repeat is tried again."""
+        outcomes = [[_UNCERTAIN] * len(run.sends) for run in runs]
+        unsettled = [run.settlement for run in runs if run.settlement is not None and not run.sends]
+        self.take_exchange(runs, Exchange(outcomes, [], unsettled))
+
     def _take_outcomes(self, run: Run, outcomes: Sequence[Outcome], *, is_settled: bool = False) -> None:
         """Look after the sends of ``run`` that did not arrive; settle it when all did and nobody has."""
         refused = []

@@ -33,6 +33,8 @@ _WAIT = 5.0
 _LARGEST_BATCH = 256
 _QUICK = 0.0005
 """Handlers quicker than this may share a round trip to the engine with the next one."""
+_IS_EAGER = sys.version_info >= (3, 12)
+"""Whether tasks begin at once."""
 _EXCHANGES = 2
 """Round trips that an event loop's reader has under way at once; what ends meanwhile shares the next one."""
 _LONGEST_PAUSE = 2.0
@@ -325,6 +327,8 @@ class LoopReader(_Reader):
         self._leaving: dict[asyncio.Task[None], list[Run]] = {}
         """Round trips under way."""
         self._is_receiving = self._is_giving_back = False
+        self._is_collecting = False
+        """Whether the reader is about to take along what has ended."""
 
     def ask_to_stop(self) -> None:
         """Finish the consumers in hand, read no more, end."""
@@ -384,6 +388,8 @@ class LoopReader(_Reader):
             task.cancel()
         if self._running:
             await asyncio.wait(list(self._running), timeout=1.0)
+        if self._finished:
+            self._leave()
         while self._leaving:
             await asyncio.wait(list(self._leaving))
         await self._backend.aleave_loop()
@@ -395,24 +401,20 @@ class LoopReader(_Reader):
         while not self._is_stopping:
             try:
                 while (slots := self._free_slots()) < 1:
+                    if self._finished and not self._leaving:
+                        self._leave()
                     self._room = asyncio.Event()
                     await self._room.wait()
                 self._is_receiving = True
                 try:
-                    deliveries = await self._backend.areceive_batch(
-                        self._channels,
-                        limit=min(slots, _LARGEST_BATCH),
-                        timeout=_WAIT,
-                        process=self.process,
-                    )
+                    deliveries = await self._receive(min(slots, _LARGEST_BATCH))
                 finally:
                     self._is_receiving = False
                 if self._is_stopping:
                     await self._give_back(deliveries)
                     return
-                for delivery in deliveries:  # nothing here waits: all have begun before anything else happens
-                    self._begin(delivery)
                 self._outage.end()
+                await self._begin_all(deliveries)
                 pause = 0.05
             except LayerUnavailable as error:
                 self._outage.begin(error)
@@ -424,9 +426,46 @@ class LoopReader(_Reader):
                 pause = min(pause * 2, _LONGEST_PAUSE)
 
     def _free_slots(self) -> int:
-        """How many consumers may begin: one that has ended keeps its slot until its sends have left."""
+        """How many consumers may begin: one that has ended keeps its slot until its sends have left, or leave with the
+        next read."""
         leaving = sum(map(len, self._leaving.values())) if self._leaving else 0
-        return self._config.async_slots - len(self._running) - len(self._finished) - leaving
+        return self._config.async_slots - len(self._running) - leaving
+
+    async def _receive(self, limit: int) -> Sequence[Delivery]:
+        """The next messages. What has ended leaves in the same round trip."""
+        finished, self._finished = self._finished, []
+        if not finished:
+            return await self._backend.areceive_batch(
+                self._channels, limit=limit, timeout=_WAIT, process=self.process
+            )
+        try:
+            await self._requeue_first(finished)
+            exchange = await self._backend.aexchange(
+                self._outbox.turns_of(finished),
+                self._channels,
+                limit=limit,
+                timeout=_WAIT,
+                process=self.process,
+            )
+        except LayerUnavailable:
+            self._outbox.unavailable(finished)
+            raise
+        except asyncio.CancelledError:  # the worker stops, and the engine has said nothing for a while
+            self._outbox.uncertain(finished)
+            raise
+        self._outbox.take_exchange(finished, exchange)
+        return exchange.deliveries
+
+    async def _begin_all(self, deliveries: Sequence[Delivery]) -> None:
+        """Begin them before anything else happens; those that never wait end here, and leave with the next read."""
+        self._is_collecting = self._backend.is_waiting
+        try:
+            for delivery in deliveries:
+                self._begin(delivery)
+            if self._is_collecting and not _IS_EAGER:
+                await asyncio.sleep(0)
+        finally:
+            self._is_collecting = False
 
     async def _give_back(self, deliveries: Sequence[Delivery]) -> None:
         """What came while the worker was told to stop has not begun."""
@@ -440,7 +479,7 @@ class LoopReader(_Reader):
                 self._outbox.settle_later(settlements)
 
     def _begin(self, delivery: Delivery) -> None:
-        if sys.version_info >= (3, 12):
+        if sys.version_info >= (3, 12):  # as _IS_EAGER, for type checkers
             self._starting = delivery
             task = asyncio.Task(self._consume(delivery), loop=self._loop, eager_start=True)
             self._starting = None
@@ -478,7 +517,7 @@ class LoopReader(_Reader):
             self._outbox.finish(finished)
             return
         self._finished.append(finished)
-        if len(self._leaving) < _EXCHANGES and len(self._finished) == 1:
+        if not self._is_collecting and len(self._leaving) < _EXCHANGES and len(self._finished) == 1:
             self._leave()
 
     def _leave(self) -> None:
@@ -496,17 +535,21 @@ class LoopReader(_Reader):
             self._room.set()
         self._report(task)
 
+    async def _requeue_first(self, runs: Sequence[Run]) -> None:
+        """As :meth:`Outbox.requeue_first`."""
+        requeued = [run.requeue for run in runs if run.requeue is not None]
+        if requeued:
+            await self._backend.asettle(requeued)
+            for run in runs:
+                run.requeue = None
+
     async def _exchange(self) -> None:
         task = asyncio.current_task()
         assert task is not None
         finished, self._finished = self._finished, []
         self._leaving[task] = finished
         try:
-            requeued = [run.requeue for run in finished if run.requeue is not None]
-            if requeued:
-                await self._backend.asettle(requeued)
-                for run in finished:
-                    run.requeue = None
+            await self._requeue_first(finished)
             turns = self._outbox.turns_of(finished)
             exchange = await self._backend.aexchange(turns, (), limit=0, timeout=0)
         except LayerUnavailable as error:
