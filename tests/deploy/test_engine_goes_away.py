@@ -8,7 +8,7 @@ import pytest
 
 from deployment.engines import Engine
 from deployment.fleet import Crowd, Fleet
-from deployment.scales import Scale, deliveries, scales
+from deployment.scales import Scale, deliveries, scales_and_servers
 from deployment.tables import assert_account, seconds, table
 
 BACK_WITHIN = 5.0
@@ -26,7 +26,7 @@ def time_to_return(crowd: Crowd, fleet: Fleet) -> float:
     return took
 
 
-@scales
+@scales_and_servers
 @deliveries
 def test_proof_3_the_server_restarts_dies_and_stalls(
     engine: Engine, delivery: str, scale: Scale, tmp_path: Path, show: Callable[[str], None]
@@ -41,7 +41,7 @@ def test_proof_3_the_server_restarts_dies_and_stalls(
     # What a stalled server holds is late, not lost: nobody gives it up before.
     channels = {"CREDIT_TIMEOUT": 2 * STALL}
     with Fleet(engine, tmp_path, config={"delivery": {"websocket.*": delivery}}, channels=channels) as fleet:
-        fleet.start(interfaces=scale.interfaces, workers=scale.workers)
+        fleet.start(interfaces=scale.interfaces, workers=scale.workers, server=scale.server)
         crowd = fleet.crowd()
         crowd.connect(fleet.interfaces, scale.clients)
         crowd.talk(scale, engine)
@@ -62,7 +62,8 @@ def test_proof_3_the_server_restarts_dies_and_stalls(
         account = crowd.ask("quiet", patience=45)
         show(
             table(
-                f"Proof 3, {engine.name}, {delivery}: server restarted, killed and stalled for {STALL:.0f} s",
+                f"Proof 3, {engine.name}, {scale.server}, {delivery}: server restarted, killed and stalled"
+                f" for {STALL:.0f} s",
                 account,
                 "back after: " + ", ".join(f"{what} {seconds(value)}" for what, value in took.items()),
                 f"members of the room: {members}",
@@ -77,7 +78,7 @@ def test_proof_3_the_server_restarts_dies_and_stalls(
         fleet.assert_healthy()
 
 
-@scales
+@scales_and_servers
 def test_proof_3_the_server_is_away_for_longer_than_the_lease_of_a_process(
     engine: Engine, scale: Scale, tmp_path: Path, show: Callable[[str], None]
 ) -> None:
@@ -89,7 +90,7 @@ def test_proof_3_the_server_is_away_for_longer_than_the_lease_of_a_process(
     lease, outage = (9.0, 15.0) if is_long else (2.0, 4.0)
     config = {"delivery": {"websocket.*": "at-least-once"}, "process_lease": lease}
     with Fleet(engine, tmp_path, config=config, channels={"CREDIT_TIMEOUT": 2 * outage}) as fleet:
-        fleet.start(interfaces=scale.interfaces, workers=scale.workers)
+        fleet.start(interfaces=scale.interfaces, workers=scale.workers, server=scale.server)
         crowd = fleet.crowd()
         crowd.connect(fleet.interfaces, scale.clients)
         crowd.talk(scale, engine)
@@ -108,7 +109,8 @@ def test_proof_3_the_server_is_away_for_longer_than_the_lease_of_a_process(
         account = crowd.ask("quiet", patience=45)
         show(
             table(
-                f"Proof 3, {engine.name}: server away and stalled for {outage:.0f} s each, leases of {lease:.0f} s",
+                f"Proof 3, {engine.name}, {scale.server}: server away and stalled"
+                f" for {outage:.0f} s each, leases of {lease:.0f} s",
                 account,
                 "back after: " + ", ".join(f"{what} {seconds(value)}" for what, value in took.items()),
                 f"members of the room: {members}",

@@ -10,7 +10,7 @@ from channels_core.config import WorkerConfig
 from deployment.consumers import BRIEFLY, HOLD
 from deployment.engines import Engine
 from deployment.fleet import Fleet
-from deployment.scales import QUICK, Scale, deliveries, scales
+from deployment.scales import Scale, deliveries, scales_and_servers
 from deployment.tables import assert_account, seconds, table, waits
 
 THREADS = 2
@@ -22,7 +22,7 @@ LEASE = 3.0
 """Of processes: after which what a killed worker held is given to another."""
 
 
-@scales
+@scales_and_servers
 @deliveries
 @pytest.mark.parametrize("routes", ["routes", "async_routes"], ids=["sync", "async"])
 def test_proof_1_every_worker_is_replaced(
@@ -33,30 +33,8 @@ def test_proof_1_every_worker_is_replaced(
     Nobody waits longer than before, plus what one worker needs to finish what it holds: its threads have each begun one
     consumer, of at most HOLD seconds, and what they had taken beside it is given back.
     """
-    replace_every_worker(engine, delivery, routes, scale, "uvicorn", tmp_path, show)
-
-
-@pytest.mark.soak
-@deliveries
-@pytest.mark.parametrize("server", ["daphne", "granian", "hypercorn"])
-def test_proof_1_under_other_servers(
-    engine: Engine, delivery: str, server: str, tmp_path: Path, show: Callable[[str], None]
-) -> None:
-    """The same, with the sockets held by another server."""
-    replace_every_worker(engine, delivery, "routes", QUICK, server, tmp_path, show)
-
-
-def replace_every_worker(
-    engine: Engine,
-    delivery: str,
-    routes: str,
-    scale: Scale,
-    server: str,
-    folder: Path,
-    show: Callable[[str], None],
-) -> None:
-    with Fleet(engine, folder, config={"delivery": {"websocket.*": delivery}}, routes=routes) as fleet:
-        fleet.start(interfaces=scale.interfaces, workers=scale.workers, threads=THREADS, server=server)
+    with Fleet(engine, tmp_path, config={"delivery": {"websocket.*": delivery}}, routes=routes) as fleet:
+        fleet.start(interfaces=scale.interfaces, workers=scale.workers, threads=THREADS, server=scale.server)
         crowd = fleet.crowd()
         crowd.connect(fleet.interfaces, scale.clients)
         crowd.talk(scale, engine, slow=3.0)
@@ -70,7 +48,7 @@ def replace_every_worker(
         account = crowd.ask("quiet", patience=20)
         show(
             table(
-                f"Proof 1, {engine.name}, {server}, {delivery}, {routes}:"
+                f"Proof 1, {engine.name}, {scale.server}, {delivery}, {routes}:"
                 f" {scale.rounds} x {scale.workers} workers replaced",
                 account,
                 f"before:    {waits(before)}",
@@ -83,7 +61,7 @@ def replace_every_worker(
         fleet.assert_healthy()
 
 
-@scales
+@scales_and_servers
 @deliveries
 def test_proof_2_every_worker_is_killed(
     engine: Engine, delivery: str, scale: Scale, tmp_path: Path, show: Callable[[str], None]
@@ -95,7 +73,7 @@ def test_proof_2_every_worker_is_killed(
     """
     config = {"delivery": {"websocket.*": delivery}, "process_lease": LEASE}
     with Fleet(engine, tmp_path, config=config, channels={"CREDIT_TIMEOUT": CREDIT_TIMEOUT}) as fleet:
-        fleet.start(interfaces=scale.interfaces, workers=scale.workers, threads=THREADS)
+        fleet.start(interfaces=scale.interfaces, workers=scale.workers, threads=THREADS, server=scale.server)
         crowd = fleet.crowd()
         crowd.connect(fleet.interfaces, scale.clients)
         crowd.talk(scale, engine, slow=3.0)  # so that hardly a kill finds idle threads
@@ -112,7 +90,7 @@ def test_proof_2_every_worker_is_killed(
         in_hand = killed * THREADS * max(1, int(WorkerConfig().prefetch_time / BRIEFLY))
         show(
             table(
-                f"Proof 2, {engine.name}, {delivery}: {killed} workers killed",
+                f"Proof 2, {engine.name}, {scale.server}, {delivery}: {killed} workers killed",
                 account,
                 f"what they held in hand: at most {in_hand}; longest wait {seconds(during['longest'])}",
             )

@@ -9,6 +9,7 @@ in order, so once a client's last frame has been answered, nothing before it can
 import asyncio
 import contextlib
 import json
+import socket
 import sys
 import time
 from collections import Counter
@@ -35,7 +36,12 @@ class Client:
         self.highest_heard: Counter[int] = Counter()
         self.twice = self.misordered = self.heard_twice = self.heard_misordered = 0
         self.since: dict[int, float] = {}
+        self.asked_at: list[float] = []
+        """When each of the broadcasts was asked for."""
+        self.joined = 0.0
         self.closed: int | None = None
+        self.closed_at = 0.0
+        self.is_talking = False
         self.refused: str | None = None
         self.answered = asyncio.Event()
         self.reading: asyncio.Task[None] | None = None
@@ -52,6 +58,7 @@ class Client:
         except (OSError, TimeoutError, websockets.WebSocketException) as error:
             self.refused = f"{type(error).__name__}: {error}"
             return
+        self.joined = time.monotonic()
         self.reading = asyncio.create_task(self.read(self.socket, crowd))
 
     async def read(self, socket: ClientConnection, crowd: "Visitors") -> None:
@@ -60,6 +67,7 @@ class Client:
                 self.take(str(await socket.recv()), crowd)
         except websockets.ConnectionClosed:
             self.closed = socket.close_code or 1006
+            self.closed_at = time.monotonic()
             self.answered.set()
 
     def take(self, text: str, crowd: "Visitors") -> None:
@@ -98,6 +106,16 @@ class Client:
             return False
         return True
 
+    async def broadcast(self) -> bool:
+        self.asked += 1
+        self.asked_at.append(time.monotonic())
+        return await self.say(f"room {self.asked} {self.number}")
+
+    async def echo(self, word: str = "echo") -> bool:
+        self.sent += 1
+        self.since[self.sent] = time.monotonic()
+        return await self.say(f"{word} {self.sent}")
+
     async def talk(self, interval: float, delay: float, room_every: int, slow_every: int) -> None:
         """Send an echo every ``interval`` seconds, some of them slow ones, and after some of them a broadcast."""
         await asyncio.sleep(delay)
@@ -106,15 +124,11 @@ class Client:
             while self.sent - self.highest >= UNANSWERED and self.is_open:
                 self.answered.clear()
                 await self.answered.wait()
-            self.sent += 1
-            word = "slow" if slow_every and (self.sent + 7 * self.number) % slow_every == 0 else "echo"
-            self.since[self.sent] = time.monotonic()
-            if not await self.say(f"{word} {self.sent}"):
+            word = "slow" if slow_every and (self.sent + 1 + 7 * self.number) % slow_every == 0 else "echo"
+            if not await self.echo(word):
                 return
-            if room_every and self.sent % room_every == 0:
-                self.asked += 1
-                if not await self.say(f"room {self.asked} {self.number}"):
-                    return
+            if room_every and self.sent % room_every == 0 and not await self.broadcast():
+                return
             due = max(due + interval, time.monotonic() - interval)
             await asyncio.sleep(max(0.0, due - time.monotonic()))
 
@@ -135,10 +149,10 @@ class Visitors:
         self.clients: list[Client] = []
         self.talking: list[asyncio.Task[None]] = []
         self.waits: list[float] = []
-        self.marked = 0.0
+        self.marked = self.said_at = 0.0
         self.workers: set[str] = set()
         self.urls: set[str] = set()
-        self.barriers = 0
+        self.barriers = self.uploaded = 0
         self.background: list[asyncio.Task[Any]] = []
 
     def note(self, url: str, worker: str, began: float) -> None:
@@ -163,10 +177,14 @@ class Visitors:
         return {"connected": sum(client.is_open for client in new), "refused": dict(refused)}
 
     def talk(self, interval: float, room_every: int, speakers: int, slow_every: int) -> None:
+        """Have everybody talk who does not yet, and some to the room, until there are so many of those."""
+        speaking = sum(client.is_open and client.asked > 0 for client in self.clients)
         for client in self.clients:
-            if client.is_open:
+            if client.is_open and not client.is_talking:
+                client.is_talking = True
                 delay = interval * client.number / len(self.clients)
-                rooms = room_every if client.number < speakers else 0
+                rooms = room_every if speaking < speakers else 0
+                speaking += 1
                 self.talking.append(asyncio.create_task(client.talk(interval, delay, rooms, slow_every)))
 
     def mark(self) -> dict[str, Any]:
@@ -199,20 +217,35 @@ class Visitors:
             talking.cancel()
         await asyncio.gather(*self.talking, return_exceptions=True)
         self.talking.clear()
-        stuck = 0
-        for _ in range(2):  # the second one is behind the broadcasts that the first one waited for
-            self.barriers += 1
-            reaching: list[asyncio.Task[bool]] = [
-                asyncio.create_task(client.reach_barrier(self.barriers))
-                for client in self.clients
-                if client.is_open
-            ]
-            if reaching:
-                _, pending = await asyncio.wait(reaching, timeout=patience)
-                stuck = max(stuck, len(pending))
-                for task in pending:
-                    task.cancel()
-        return {**self.account(), "stuck": stuck}
+        for client in self.clients:
+            client.is_talking = False
+        everybody = [client for client in self.clients if client.is_open]
+        stuck = await self.reach_barriers(everybody, patience)
+        unreached = 0
+        if everybody:  # whatever became of earlier broadcasts, this one is for all
+            caller = everybody[0]
+            await caller.broadcast()
+            stuck = max(stuck, await self.reach_barriers([caller], patience))
+            # Its inbox may be another process's, but every broadcast before this point is in all of them now.
+            stuck = max(stuck, await self.reach_barriers(everybody, patience))
+            unreached = sum(
+                client.is_open and caller.asked not in client.heard.get(caller.number, ())
+                for client in everybody
+            )
+        return {**self.account(), "stuck": stuck, "unreached": unreached}
+
+    async def reach_barriers(self, clients: list[Client], patience: float) -> int:
+        """Wait until everything that these said before has been handled; how many wait in vain."""
+        self.barriers += 1
+        reaching = [
+            asyncio.create_task(client.reach_barrier(self.barriers)) for client in clients if client.is_open
+        ]
+        if not reaching:
+            return 0
+        _, pending = await asyncio.wait(reaching, timeout=patience)
+        for task in pending:
+            task.cancel()
+        return len(pending)
 
     def account(self) -> dict[str, Any]:
         """The figures, of clients that are open and for each close code."""
@@ -221,11 +254,12 @@ class Visitors:
         room_lost = room_partly = heard = 0
         for speaker in speakers:
             for n in range(1, speaker.asked + 1):
-                receivers = sum(n in client.heard.get(speaker.number, ()) for client in stayed)
+                meant = [client for client in stayed if client.joined < speaker.asked_at[n - 1]]
+                receivers = sum(n in client.heard.get(speaker.number, ()) for client in meant)
                 heard += receivers
                 if speaker.is_open and receivers == 0:
                     room_lost += 1
-                elif receivers < len(stayed) and receivers:
+                elif receivers < len(meant) and receivers:
                     room_partly += 1
         return {
             "clients": len(self.clients),
@@ -254,6 +288,8 @@ class Visitors:
         """Connect, say something, disconnect: ``count`` times."""
         numbers = iter(range(count))
         failures: Counter[str] = Counter()
+        echo = Counter(dict.fromkeys(("sent", "delivered", "lost", "duplicated", "misordered"), 0))
+        closed: Counter[str] = Counter()
 
         async def one_after_another() -> None:
             for number in numbers:
@@ -264,19 +300,30 @@ class Visitors:
                     continue
                 try:
                     async with asyncio.timeout(30):
-                        if not await client.reach_barrier(1):
-                            failures[f"closed {client.closed}"] += 1
+                        await client.echo()
+                        while client.is_open and not client.seen:
+                            client.answered.clear()
+                            await client.answered.wait()
                 except TimeoutError:
                     failures["unanswered"] += 1
+                if client.closed is not None:
+                    closed[str(client.closed)] += 1
                 await client.socket.close()
                 if client.reading is not None:
                     await client.reading
+                echo["sent"] += client.sent
+                echo["delivered"] += len(client.seen)
+                echo["lost"] += client.sent - len(client.seen)
+                echo["duplicated"] += client.twice
+                echo["misordered"] += client.misordered
 
         await asyncio.gather(*(one_after_another() for _ in range(at_once)))
-        return {"done": count - sum(failures.values()), "failures": dict(failures)}
+        return {"failures": dict(failures), "echo": echo, "closed": dict(closed)}
 
-    async def say_all(self, text: str) -> dict[str, Any]:
-        said = await asyncio.gather(*(client.say(text) for client in self.clients if client.is_open))
+    async def echo_all(self) -> dict[str, Any]:
+        """Each says one frame."""
+        self.said_at = time.monotonic()
+        said = await asyncio.gather(*(client.echo() for client in self.clients if client.is_open))
         return {"said": sum(said)}
 
     async def get(self, port: int, count: int) -> dict[str, Any]:
@@ -308,12 +355,37 @@ class Visitors:
         return await next(client for client in self.clients if client.is_open).say(text)
 
     async def wait_closed(self, count: int, patience: float) -> dict[str, Any]:
-        """Wait until so many of the clients are closed."""
+        """Wait until so many of the clients are closed; how long the first kept its frame, and the last."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(patience):
                 while sum(client.closed is not None for client in self.clients) < count:
                     await asyncio.sleep(0.02)
-        return self.account()
+        kept = [client.closed_at - self.said_at for client in self.clients if client.closed is not None]
+        return {**self.account(), "kept": [min(kept, default=None), max(kept, default=None)]}
+
+    async def upload(self, port: int, size: int) -> list[int]:
+        """Send a body of so many bytes as fast as it is taken; status and text of the answer, which is a number."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**16)
+        writer.write(
+            b"POST /upload HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n"
+            b"Content-Type: application/octet-stream\r\nContent-Length: %d\r\n\r\n" % size
+        )
+        piece = bytes(2**16)
+        for _ in range(size // len(piece)):
+            writer.write(piece)
+            await writer.drain()
+            self.uploaded += len(piece)
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+        writer.close()
+        status = int(head.split(b" ", 2)[1])
+        if b"transfer-encoding: chunked" in head.lower():
+            body = body.split(b"\r\n")[1]
+        return [status, int(body) if status == 200 else 0]
+
+    def progress(self) -> int:
+        """The bytes of bodies that have been taken."""
+        return self.uploaded
 
     async def close(self) -> dict[str, Any]:
         await asyncio.gather(*(client.socket.close() for client in self.clients if client.socket is not None))

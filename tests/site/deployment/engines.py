@@ -74,11 +74,21 @@ def redis_engine(folder: Path) -> Iterator[Engine]:
         def kept() -> Counter[str]:
             found: Counter[str] = Counter()
             with server.client() as client:
+                living = set()
+                for key in client.scan_iter("channels:p:*", count=1000):
+                    living.add(key.decode().partition("{")[2])
                 for key in client.scan_iter(count=1000):
-                    kind = key.decode().split(":")[1]
+                    _, kind, about = key.decode().split(":", 2)
                     if kind == "c":  # a channel's stream stays; what is in it counts
                         found[kind] += client.xlen(key)
-                    elif kind not in {"p", "i", "e", "h", "u", "l"}:  # these are about living processes
+                    elif kind in {"i", "e", "h"}:  # what a living process has
+                        found[f"{kind} of nobody"] += about.partition("{")[2] not in living
+                    elif kind not in {
+                        "p",
+                        "u",
+                        "l",
+                        "n",
+                    }:  # n: a note about each channel with leases, for a time
                         found[kind] += 1
             return +found
 

@@ -50,6 +50,20 @@ class Interface(Running):
         return f"ws://127.0.0.1:{self.port}/"
 
     @property
+    def family(self) -> list[int]:
+        """Its process and that one's children: some servers hold the sockets in one of those."""
+        return family(self.pid)
+
+    @property
+    def resident(self) -> int:
+        """The bytes of memory that it has resident."""
+        return sum(resident(pid) for pid in self.family)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to all of its processes."""
+        os.killpg(self.pid, number)
+
+    @property
     def http(self) -> str:
         return f"http://127.0.0.1:{self.port}/"
 
@@ -322,6 +336,12 @@ def is_listening(port: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def family(pid: int) -> list[int]:
+    """A process and all that descend from it."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [pid, *(one for child in children for one in family(int(child)))]
 
 
 def resident(pid: int) -> int:

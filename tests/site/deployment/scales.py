@@ -1,10 +1,10 @@
 """How much of everything: a quick scale for the suite, and the long one of ``make soak``."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
-__all__ = ["QUICK", "SOAK", "Scale", "deliveries", "scales"]
+__all__ = ["QUICK", "SOAK", "Scale", "deliveries", "scales", "scales_and_servers"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +23,8 @@ class Scale:
     room_every: int
     """Frames between two broadcasts of a speaker."""
     speakers: int
+    server: str = "uvicorn"
+    """The ASGI server that holds the sockets."""
 
 
 QUICK = Scale(
@@ -33,13 +35,22 @@ SOAK = Scale(
 )
 
 
-scales = pytest.mark.parametrize(
+_LONG = [pytest.mark.soak, pytest.mark.timeout(900)]
+_SCALES = [pytest.param(QUICK, id="quick"), pytest.param(SOAK, id="soak", marks=_LONG)]
+
+scales = pytest.mark.parametrize("scale", _SCALES)
+"""Runs a proof on both; the long one only when asked for."""
+
+scales_and_servers = pytest.mark.parametrize(
     "scale",
     [
-        pytest.param(QUICK, id="quick"),
-        pytest.param(SOAK, id="soak", marks=[pytest.mark.soak, pytest.mark.timeout(900)]),
+        *_SCALES,
+        *(
+            pytest.param(replace(QUICK, server=server), id=server, marks=_LONG)
+            for server in ("daphne", "granian", "hypercorn")
+        ),
     ],
 )
-"""Runs a proof on both; the long one only when asked for."""
+"""The same, and when asked for it under the other ASGI servers too."""
 
 deliveries = pytest.mark.parametrize("delivery", ["at-most-once", "at-least-once"])

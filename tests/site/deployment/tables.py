@@ -10,6 +10,8 @@ def table(title: str, account: dict[str, Any], *notes: str) -> str:
     lines = [f"\n{title}", "        " + "".join(f"{name:>12}" for name in COLUMNS) + f"{'closed':>12}"]
     closed = sum(account["closed"].values())
     for kind in ("echo", "room"):
+        if kind not in account:
+            continue
         figures = account[kind]
         lines.append(f"  {kind:<6}" + "".join(f"{figures[name]:>12,}" for name in COLUMNS) + f"{closed:>12,}")
     if closed:
@@ -46,6 +48,7 @@ def assert_account(
     """
     assert account["closed"] == (closed or {}), account
     assert account["stuck"] == 0, f"{account['stuck']} clients waited in vain for an answer: {account}"
+    assert account["unreached"] == 0, f"The last broadcast, to all, did not reach all: {account}"
     assert account["echo"]["sent"] >= sent, f"Too little was said for a proof: {account}"
     assert lost is None or account["echo"]["lost"] + account["room"]["lost"] <= lost, account
     assert account["room"]["partly"] == 0, f"Broadcasts reached some members and not others: {account}"

@@ -1,4 +1,4 @@
-"""One page; and where there is a shop, its counter."""
+"""A page, and one that takes uploads; and where there is a shop, its counter."""
 
 import os
 
@@ -11,7 +11,11 @@ def hello(request: HttpRequest) -> HttpResponse:
     return HttpResponse(f"hello from {os.getpid()}")
 
 
-urlpatterns = [path("", hello)]
+def upload(request: HttpRequest) -> HttpResponse:
+    return HttpResponse(str(sum(map(len, iter(lambda: request.read(2**16), b"")))))
+
+
+urlpatterns = [path("", hello), path("upload", upload)]
 if apps.is_installed("deployment.shop"):
     from deployment.shop.views import order
 

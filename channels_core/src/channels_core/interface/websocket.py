@@ -22,6 +22,7 @@ from channels_core.interface.asgi import (
     Receive,
     Scope,
     ServerSend,
+    abort_connection,
     server_of,
 )
 from channels_core.interface.headers import BadHeaders, BadReply, clean_request_headers, header_values
@@ -47,6 +48,8 @@ _GONE: Final = 3
 
 _CLOSE_PATIENCE: Final = 10.0
 _LAST_WORDS: Final = 2.0
+_LINGER: Final = 5.0
+"""Seconds in which a client whose connection was ended may still take what the server has of it."""
 _MOST_ANSWERS: Final = 1000
 _ENVELOPE: Final = 160
 """About the bytes that a frame's message has beside its payload and path."""
@@ -565,6 +568,7 @@ class WebSocketConnection:
         if self._task is not None and not self._is_interrupted and self._state != _GONE:
             self._is_interrupted = True
             self._task.cancel()
+            self._inbox.loop.call_later(_LINGER, abort_connection, self._send)
 
     def _report(self, bad: BadReply) -> None:
         logger.error(
