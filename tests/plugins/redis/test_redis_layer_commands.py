@@ -25,15 +25,16 @@ config = Config(layers={{"default": LayerConfig(backend="redis", config={options
 class Prompt:
     """The command in a folder with a configuration, and a backend beside it that works with the same server."""
 
-    def __init__(self, url: str, folder: Path) -> None:
+    def __init__(self, server: RedisServer, folder: Path) -> None:
         options: dict[str, Any] = {
-            "hosts": [url],
+            "hosts": [server.url],
             "delivery": {"jobs.*": AT_LEAST_ONCE},
             "capacity": MANY,
             "encryption_keys": ["a secret"],
         }
         (folder / "site_config.py").write_text(CONFIG.format(options=options))
         self._folder = folder
+        self.server = server
         self.backend = RedisBackend(**options)
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -60,7 +61,7 @@ class Prompt:
 @pytest.fixture
 def prompt(tmp_path: Path) -> Iterator[Prompt]:
     with RedisServer() as server:
-        made = Prompt(server.url, tmp_path)
+        made = Prompt(server, tmp_path)
         yield made
         made.backend.close()
 
@@ -107,3 +108,10 @@ def test_more_dead_letters_than_a_page_are_all_put_back(prompt: Prompt) -> None:
     assert prompt.prints("dead", "replay", "--all") == f"{MANY - 7} dead letters put back.\n"
     [figures] = backend.statistics(["jobs.many"])
     assert (figures.pending, backend.dead_letters()) == (MANY, [])
+
+
+def test_what_is_of_no_use_is_cleaned_away(prompt: Prompt) -> None:
+    prompt.server.do("XGROUP", "CREATE", "channels:c:{q0}used.once", "w", 0, "MKSTREAM")
+    prompt.give_up("jobs.mail", 1, "It failed.")
+    assert prompt.prints("clean") == "Layer 'default': 1 deleted.\n"
+    assert len(prompt.backend.dead_letters()) == 1

@@ -29,6 +29,7 @@ from channels_core.layers import (
 )
 from channels_core.outage import pauses
 from channels_layer_redis.channels import Channels
+from channels_layer_redis.cleaning import Cleaning
 from channels_layer_redis.encryption import Cipher
 from channels_layer_redis.engine import Engine
 from channels_layer_redis.envelope import Envelope
@@ -158,6 +159,7 @@ class RedisBackend(LayerBackend):
         self._groups = Groups(engine)
         self._processes = Processes(engine, self._groups)
         self._figures = Figures(engine, self._processes)
+        self._cleaning = Cleaning(engine, self._processes)
         self._receiving = Receiving(
             engine,
             self._sending,
@@ -390,6 +392,12 @@ class RedisBackend(LayerBackend):
 
     async def adrop_dead(self, ids: Sequence[str]) -> int:
         return await self._engine.arun(self._figures.drop_dead(ids))
+
+    def clean(self, *, limit: int | None = None) -> int:
+        return self._engine.run(self._cleaning.clean(limit))
+
+    async def aclean(self, *, limit: int | None = None) -> int:
+        return await self._engine.arun(self._cleaning.clean(limit))
 
     # Waking and ending.
 

@@ -9,6 +9,7 @@ from channels_layer_redis.transport import Script
 
 __all__ = [
     "ALL",
+    "CLEAN",
     "CLOSE_CHANNEL",
     "EXCHANGE",
     "FORGET",
@@ -38,4 +39,18 @@ FORGET: Final = _load("forget")
 PULL: Final = _load("pull")
 SEND: Final = _load("send")
 REPLY: Final = _load("reply")
-ALL: Final = (SEND, REPLY, EXCHANGE, MEMBER, GUEST, MEMBERS, CLOSE_CHANNEL, PROCESS, REGISTRY, FORGET, PULL)
+CLEAN: Final = _load("clean")
+ALL: Final = (
+    SEND,
+    REPLY,
+    EXCHANGE,
+    MEMBER,
+    GUEST,
+    MEMBERS,
+    CLOSE_CHANNEL,
+    PROCESS,
+    REGISTRY,
+    FORGET,
+    PULL,
+    CLEAN,
+)
