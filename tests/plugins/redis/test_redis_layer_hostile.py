@@ -126,14 +126,28 @@ def test_what_others_write_to_an_inbox_stops_nobody(
     assert server.do("EXISTS", inbox) == 0
 
 
+@pytest.mark.parametrize("meta", ["garbage", b"\xff\xfe", "1:2::3:g:"])
+def test_what_others_write_expires_and_names_nobody(
+    server: RedisServer, make: Make, meta: str | bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    backend = make()
+    backend.on_expired = no_server  # nobody's credit comes back for it
+    server.do("XADD", "channels:c:{q0}answer?secret", "1-1", "m", b"\x14\xff", "x", meta)
+    assert backend.receive_batch(["answer?secret"], timeout=0) == []
+    assert backend.counters.expired == 1
+    [line] = caplog.messages
+    assert line.startswith("An expired message of 'answer?secr...' cannot be read: ")
+
+
 def test_what_others_put_among_the_dead_letters_is_listed_and_can_be_dropped(
     server: RedisServer, make: Make
 ) -> None:
     backend = make(delivery={"a": "at-least-once"})
-    server.do("XADD", "channels:q:{q0}a", "*", "foo", "bar")
-    [letter] = backend.dead_letters()
-    assert (letter.channel, letter.attempt, letter.content) == ("a", 1, {})
-    assert backend.drop_dead([letter.id]) == 1
+    for field in ("foo", "a"):
+        server.do("XADD", "channels:q:{q0}a", "*", field, "bar")
+    letters = backend.dead_letters()
+    assert [(one.channel, one.attempt, one.content) for one in letters] == [("a", 1, {})] * 2
+    assert backend.drop_dead([one.id for one in letters]) == 2
 
 
 def test_a_message_that_says_it_expands_to_more_than_there_is_is_unreadable() -> None:

@@ -48,9 +48,11 @@ def test_a_consumer_that_does_not_wait_costs_one_call(server: RedisServer, is_as
     server.do("FLUSHALL")
 
     async def echo_async(message: Message) -> None:
+        assert message.reply_channel is not None
         message.reply_channel.send({"n": message["n"]})
 
     def echo(message: Message) -> None:
+        assert message.reply_channel is not None
         message.reply_channel.send({"n": message["n"]})
 
     backend = RedisBackend(hosts=[server.url], delivery={"jobs": "at-least-once"})

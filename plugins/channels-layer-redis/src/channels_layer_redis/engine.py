@@ -314,8 +314,9 @@ class Engine:
         for key, meta, body in zip(owed[::3], owed[1::3], owed[2::3], strict=True):
             try:
                 found.append(self.envelope.unpack(body, self._sealed_for(key, meta.decode()))[1])
-            except Unreadable as error:
-                logger.warning("An expired message of %r cannot be read: %s.", key, error)
+            except ValueError as error:  # Unreadable, or others wrote what says whose it is
+                name = self.keys.name_in(key) or "an inbox"
+                logger.warning("An expired message of %r cannot be read: %s.", redact(name), error)
         if found:
             self.options.on_expired(found)
 

@@ -154,11 +154,11 @@ class Figures:
         return [letter for _, letter in found[:limit]]
 
     def _letter(self, channel: str, entry_id: bytes, fields: dict[bytes, bytes]) -> tuple[int, DeadLetter]:
-        at = int(fields.get(b"a", b"0"))
         try:
+            at = int(fields.get(b"a", b"0"))
             attempt, _, _, _, group, locals_ = fields.get(b"x", b"").decode().split(":")
         except ValueError:  # nobody of ours wrote it
-            attempt, group, locals_ = "1", "", ""
+            at, attempt, group, locals_ = 0, "1", "", ""
         content: dict[str, Any] = {}
         headers: dict[str, str | int] = {}
         reason = fields.get(b"r", b"").decode(errors="replace")

@@ -7,7 +7,7 @@ from functools import partial
 from time import monotonic
 from typing import Any, Final, NamedTuple
 
-from channels_core.layers import Delivery, Exchange, Outcome, Settlement, Turn, Verdict
+from channels_core.layers import Delivery, Exchange, Outcome, Settlement, Turn, Verdict, settled_by
 from channels_core.layers import all_sent as have_all_arrived
 from channels_layer_redis.channels import Inlet, Lease, Plan, Queue, Taken
 from channels_layer_redis.encryption import Unreadable
@@ -18,7 +18,7 @@ from channels_layer_redis.lost_reads import LostReads
 from channels_layer_redis.scripts import EXCHANGE
 from channels_layer_redis.sending import OUTCOMES, Sending
 from channels_layer_redis.settling import Settling
-from channels_layer_redis.transport import Command, CommandError, Routed, TransportError, Unanswered
+from channels_layer_redis.transport import Command, CommandError, TransportError, Unanswered
 
 __all__ = ["Reading", "Receiving"]
 
@@ -682,7 +682,7 @@ class Receiving:
             return [[] for _ in turns]
         waits: list[Command] = []
         if engine.durable_sends and any(turn.sends and not _ends_a_lease(turn) for turn in turns):
-            waits.append(Routed(("WAIT", engine.durable_sends, 1000), plan.keys[0]))
+            waits.append(self._sending.wait(plan))
         try:
             reply, *acknowledged = yield from engine.ask([plan], waits, on_repeat=on_repeat)
             taken = engine.hear(plan, reply)
@@ -725,13 +725,7 @@ class Receiving:
     def _end_turns_apart(self, turns: Sequence[Turn]) -> Steps[tuple[list[list[Outcome]], list[Settlement]]]:
         """On several servers: the sends, their outcomes, then what they settle."""
         sends = [send for turn in turns for send in turn.sends]
-        flat = iter((yield from self._sending.send_batch(sends)))
-        outcomes = [[next(flat) for _ in turn.sends] for turn in turns]
-        settlements = [
-            turn.settlement
-            for turn, of_turn in zip(turns, outcomes, strict=True)
-            if turn.settlement is not None and all(outcome.is_final for outcome in of_turn)
-        ]
+        outcomes, settlements = settled_by(turns, (yield from self._sending.send_batch(sends)))
         try:
             yield from self._settling.settle(settlements)
         except TransportError:

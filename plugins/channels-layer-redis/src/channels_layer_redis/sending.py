@@ -159,13 +159,14 @@ class Sending:
         engine = self._engine
         if not plan:
             return []
-        waits = [self._wait(plan)] if engine.durable_sends else []
+        waits = [self.wait(plan)] if engine.durable_sends else []
         reply, *waited = yield from engine.ask([plan], waits)
         engine.hear(plan, reply)
         outcomes = [OUTCOMES[plan.codes[place]] for place in places]
         return self.durable(outcomes, waited)
 
-    def _wait(self, plan: Plan) -> Routed:
+    def wait(self, plan: Plan) -> Routed:
+        """How many replicas have what ``plan`` wrote, when it has been enough or time is up."""
         return Routed(("WAIT", self._engine.durable_sends, _WAIT_MS), plan.keys[0])
 
     def durable(self, outcomes: list[Outcome], waited: Sequence[Any]) -> list[Outcome]:
@@ -196,7 +197,7 @@ class Sending:
         failed: dict[Plan, Outcome] = {}
         waited: list[Any] = []
         if plans:
-            waits = [self._wait(plan) for plan in plans.values()] if engine.durable_sends else []
+            waits = [self.wait(plan) for plan in plans.values()] if engine.durable_sends else []
             replies = yield from engine.ask(list(plans.values()), waits)
             waited = replies[len(plans) :]
             failed = self._hear_all(list(plans.values()), replies)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from channels_core.layers import Delivery, Outcome, Settlement, Verdict
+from channels_core.layers import Delivery, Settlement, Verdict
 from channels_layer_redis.channels import Inlet, Lease, Plan, Queue, Taken
 from channels_layer_redis.engine import Engine, Steps
 from channels_layer_redis.inbox import Entry
@@ -204,8 +204,3 @@ class Settling:
             replies = yield [plan.command() for plan in plans.values()]
             for plan, reply in zip(plans.values(), replies, strict=True):
                 self._engine.hear(plan, reply)
-
-
-def is_settled(outcomes: Sequence[Outcome]) -> bool:
-    """Whether a turn with these outcomes was settled."""
-    return all(outcome.is_final for outcome in outcomes)

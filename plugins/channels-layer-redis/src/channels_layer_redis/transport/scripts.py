@@ -44,7 +44,3 @@ class Script:
     def call(self, keys: Sequence[str | bytes], arguments: Sequence[Argument] = ()) -> Command:
         """The command that runs it. In a cluster all keys must lie in one slot; the first one says which."""
         return ("EVALSHA", self.sha, len(keys), *keys, *arguments)
-
-    def with_slot_check(self) -> Script:
-        """The same script for servers from 7.0, which then refuse keys of another slot inside it."""
-        return Script(self.name, f"#!lua\n{self.source}")
