@@ -64,6 +64,20 @@ def test_what_goes_elsewhere_takes_no_room() -> None:
 
 
 @pytest.mark.usefixtures("site")
+def test_what_was_taken_makes_room_without_a_count() -> None:
+    with layer_on(capacity=10) as layer, layer_on(capacity=10) as other:
+        process = layer.open_process("other")
+        for number in range(60):
+            assert layer.send_one(message("a", number)) is SENT
+            assert other.send_one(message(f"in.{process}!x", number)) is SENT
+            assert take(layer, f"in.{process}!", process=process) == [number]
+            if number % 2:
+                assert take(layer, "a", limit=1) + take(other, "a", limit=1) == [number - 1, number]
+        outcomes = [(other, layer)[n % 2].send_one(message("a", n)) for n in range(14)]
+        assert outcomes == [SENT] * 10 + [FULL] * 4
+
+
+@pytest.mark.usefixtures("site")
 def test_a_batch_for_several_rooms_is_refused_only_what_finds_no_room() -> None:
     with layer_on(capacity=3, inbox_capacity=2) as layer:
         process = layer.open_process("other")

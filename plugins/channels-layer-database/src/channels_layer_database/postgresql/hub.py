@@ -13,6 +13,7 @@ import random
 import re
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
@@ -291,6 +292,16 @@ class Hub:
                 one.done(error)
             self._gathering.clear()
             return
+        written = [one.on_written for one in taken if one.on_written is not None]
+        if not written:
+            self._submit_batch(taken)
+            return
+        with nullcontext() if self._pipeline is None else self._pipeline.together():
+            self._submit_batch(taken)
+            for on_written in written:
+                on_written()
+
+    def _submit_batch(self, taken: list[Outgoing]) -> None:
         batch = Batch(self.layer, self.statements, taken)
         straight = batch.straight()
         if straight is None:
@@ -305,9 +316,6 @@ class Hub:
                     self._count_and_send(batch)
 
             self.submit((call,), answered)
-        for one in taken:
-            if one.on_written is not None:
-                one.on_written()
 
     def _count_and_send(self, batch: Batch) -> None:
         """Where a room may be full, or a process dead: look how it is."""
@@ -450,6 +458,8 @@ class Hub:
             stations.add(station)
         if calls:
             self.submit(calls, lambda _: None)
+            if self._pipeline is not None:
+                self._pipeline.divide()
 
     def _notified(self, channel: str, payload: str) -> None:
         key = self._names.get(channel)

@@ -73,6 +73,7 @@ SENT, FULL, GONE, UNCERTAIN, TOO_LARGE = (
 _REFUSED: Final = "22012"
 """Division by zero: how a strict statement says that it refused something, and so undoes its transaction."""
 _UNITS: Final = 4096
+_TIGHT: Final = 8
 _CLOSED_FOR: Final = 600.0
 """Seconds for which it is remembered that a channel ended."""
 _CLEAN_EVERY: Final = 5.0
@@ -125,6 +126,10 @@ class PostgreSQLLayer(DatabaseLayer):
         """Tokens of leased deliveries that somebody has."""
         self.statements = statements_for(self.prefix, self.process_lease)
         self._units: dict[str, Unit] = {}
+        self.last_id = 0
+        """The highest id that is known to have been given."""
+        self.tight: deque[Unit] = deque(maxlen=_TIGHT)
+        """Small rooms that were counted lately."""
         self._start()
 
     def _start(self) -> None:
@@ -192,6 +197,12 @@ class PostgreSQLLayer(DatabaseLayer):
             self._units[name] = unit
         return unit
 
+    def note_taken(self, ids: Sequence[int]) -> None:
+        """These ids, in ascending order, wait in no room any more."""
+        self.last_id = max(self.last_id, ids[-1])
+        for unit in tuple(self.tight):
+            unit.taken(ids)
+
     def members_of(self, process: str) -> LocalMembers:
         """Who of ``process`` is in which group."""
         members = self.members.get(process)
@@ -245,6 +256,17 @@ class PostgreSQLLayer(DatabaseLayer):
         outcomes = await future
         self._count(outcomes)
         return outcomes
+
+    async def asend_one(self, send: Send) -> Outcome:
+        hub = self._hub()
+        future: asyncio.Future[list[Outcome]] = hub.loop.create_future()
+        hub.send(self._outgoing((send,), _into(future)))
+        outcomes = await future
+        if outcomes[0] is SENT:
+            self.counters.sent += 1
+        else:
+            self._count(outcomes)
+        return outcomes[0]
 
     # Receiving.
 

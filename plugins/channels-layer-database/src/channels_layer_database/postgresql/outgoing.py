@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections import deque
 from collections.abc import Callable, Sequence
 from hashlib import md5
 from time import monotonic
@@ -26,7 +28,7 @@ from channels_layer_database.postgresql.encoding import (
     texts,
 )
 from channels_layer_database.postgresql.pipeline import Call, Row
-from channels_layer_database.postgresql.statements import Statements
+from channels_layer_database.postgresql.statements import Shape, Statements
 from channels_layer_database.rows import pack
 
 __all__ = [
@@ -68,6 +70,7 @@ class Unit:
         "cap",
         "fixed",
         "key",
+        "last",
         "limit",
         "owner",
         "prefix",
@@ -87,6 +90,8 @@ class Unit:
         self.process = process
         self.wake = wake
         """The notification channel of its readers."""
+        self.last = 0
+        """Where the sequence stood when what waits was counted."""
         self.limit = 0
         """The last id up to which it surely has place."""
         self._bytes_left = 0
@@ -108,6 +113,7 @@ class Unit:
     def counted(self, depth: int, used: int, last: int, low: int | None, took: float) -> None:
         """So much waited when the sequence stood at ``last``, first of all ``low``, and counting took so long."""
         now = monotonic()
+        self.last = last
         self.limit = last + self.cap - depth
         if self.bytes == ENDLESS:
             self._bytes_left = ENDLESS
@@ -119,6 +125,10 @@ class Unit:
                 # Where counting was slow, dead rows lay in its way: step over them for longer.
                 self._low_until = now + max(_TRUSTED, min(20 * took, 5.0))
             self._low = low
+
+    def taken(self, ids: Sequence[int]) -> None:
+        """These, in ascending order, are gone: wherever they were, as many later ones may wait here."""
+        self.limit += len(ids) - bisect_right(ids, self.last)
 
     def low(self, now: float) -> int:
         """The id to begin counting at."""
@@ -137,6 +147,8 @@ class Rooms(Protocol):
     group_expiry: float
     inbox_bytes: int
     has_durable: bool
+    last_id: int
+    tight: deque[Unit]
 
     def unit_of(self, channel: str) -> Unit: ...
 
@@ -228,19 +240,30 @@ class Batch:
                 return None
             limit = min(limit, unit.limit)
             units.append(unit)
+        limit -= len(sends)
+        if limit < layer.last_id:
+            return None
         for one in self.outgoing:
             one.outcomes = [SENT] * len(one.sends)
-        owners = {unit.owner for unit in units if unit.owner is not None}
-        is_many = len(sends) > 1
-        parameters = _columns_of(sends, units) if is_many else _row_of(sends[0], units[0])
-        parameters += (float8(layer.expiry), bigint(limit - len(sends)))
-        if owners:
-            parameters.append(raw_array(TEXT, list(owners)) if is_many else units[0].owner)
+        unit = units[0]
+        shape: Shape
+        owner = unit.owner
+        if len(sends) == 1:
+            shape, parameters = "single", _row_of(sends[0], unit)
+        elif units.count(unit) == len(units):
+            shape, parameters = "batch", _rows_of(sends, unit)
+        else:
+            shape, parameters = "mixed", _columns_of(sends, units)
+            owners = {unit.owner for unit in units if unit.owner is not None}
+            owner = raw_array(TEXT, list(owners)) if owners else None
+        parameters += (float8(layer.expiry), bigint(limit))
+        if owner is not None:
+            parameters.append(owner)
         acks = [ack for one in self.outgoing for ack in one.acks]
         if acks:
             _, keys, ids, takens = zip(*acks, strict=True)
             parameters += (texts(keys), bigints(ids), ints(takens))
-        statement = self._statements.straight[is_many, bool(owners), bool(acks), self.is_durable]
+        statement = self._statements.straight[shape, owner is not None, bool(acks), self.is_durable]
         return (statement, parameters), len(sends)
 
     def calls(self) -> list[Call]:
@@ -353,9 +376,13 @@ class Batch:
     def _take_sends(self, placed: _Placed, rows: Sequence[Row]) -> None:
         depths = [(number(row[0]), number(row[1]), row[3] == b"\x01") for row in rows]
         took = monotonic() - self._begun
+        layer = self._layer
         for unit, row in zip(placed.units, rows, strict=True):
             low = None if row[6] is None else number(row[6])
             unit.counted(number(row[0]), number(row[1]), number(row[7]), low, took)
+            layer.last_id = max(layer.last_id, unit.last)
+            if unit.cap <= _LARGE and unit not in layer.tight:
+                layer.tight.append(unit)
         is_full = [False] * len(depths)
         ranks = [0] * len(depths)
         before = [0] * len(depths)
@@ -389,6 +416,26 @@ def _row_of(send: Send, unit: Unit) -> list[bytes | None]:
         room,
         integer(send.size),
         pack(send.content, send.headers),
+        wake,
+    ]
+
+
+def _rows_of(sends: Sequence[Send], unit: Unit) -> list[bytes | None]:
+    """Several messages to one place: an array where they differ."""
+    key, room, wake = unit.fixed
+    marks = [send.channel.find("!") for send in sends]
+    has_prefixes, has_dests = unit.owner is not None, marks[0] >= 0
+    return [
+        key,
+        raw_array(TEXT, [one.channel[: at + 1].encode() for one, at in zip(sends, marks, strict=True)])
+        if has_prefixes
+        else None,
+        raw_array(TEXT, [one.channel[at + 1 :].encode() for one, at in zip(sends, marks, strict=True)])
+        if has_dests
+        else None,
+        room,
+        ints([send.size for send in sends]),
+        raw_array(BYTEA, [pack(send.content, send.headers) for send in sends]),
         wake,
     ]
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from channels_core.exceptions import LayerUnavailable
@@ -51,16 +52,26 @@ _BINARY = [[1] * count for count in range(32)]
 
 
 class _Group:
-    """What was submitted together. ``plan`` has, for each result to come, whether it is wanted: ``None``; or else the
-    name that it prepares, or nothing."""
+    """One transaction: what was submitted together. ``plan`` has, for each result to come, whether it is wanted:
+    ``None``; or else the name that it prepares, or nothing. ``parts`` are those who wait, and for how many answers."""
 
-    __slots__ = ("answers", "done", "error", "plan")
+    __slots__ = ("answers", "error", "parts", "plan")
 
-    def __init__(self, done: Done) -> None:
+    def __init__(self) -> None:
         self.plan: deque[bytes | None] = deque()
-        self.done = done
+        self.parts: list[tuple[Done, int]] = []
         self.answers: Answers = []
         self.error: Exception | None = None
+
+    def done(self, found: Answers | Exception) -> None:
+        """Each gets its own answers, or everybody the error."""
+        if len(self.parts) == 1:
+            self.parts[0][0](found)
+            return
+        start = 0
+        for done, count in self.parts:
+            done(found if isinstance(found, Exception) else found[start : start + count])
+            start += count
 
 
 class Pipeline:
@@ -88,6 +99,8 @@ class Pipeline:
         self._prepared: set[bytes] = set()
         self._socket = link.pgconn.socket
         self._is_writing = False
+        self._is_joining = False
+        self._joint: _Group | None = None
         self.is_lost = False
         self._answer_timeout = answer_timeout
         self._watch: asyncio.TimerHandle | None = None
@@ -109,21 +122,50 @@ class Pipeline:
 
         ``durable``: the commit waits until it is on disk.
         """
-        group = _Group(done)
-        self._groups.append(group)
+        group = self._joint
+        if group is None:
+            group = _Group()
+            self._groups.append(group)
+        group.parts.append((done, len(calls)))
         try:
             if self.is_session:
                 self._send_prepared(group, calls, durable)
             else:
                 self._send_plain(group, calls, durable)
-            self._pgconn.pipeline_sync()
+            if self._is_joining:
+                self._joint = group
+            else:
+                self._pgconn.pipeline_sync()
         except Exception as error:  # noqa: BLE001 - libpq's complaint, whatever its class: the connection is of no use
             self._lose(error)
             return
         if self._watch is None:
             self._watched = None
             self._watch = self._loop.call_later(self._answer_timeout / 4, self._look_after)
-        self._flush()
+        if not self._is_joining:
+            self._flush()
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What is submitted inside is one transaction, and leaves in one write."""
+        self._is_joining = True
+        try:
+            yield
+        finally:
+            self._is_joining = False
+            self.divide()
+            if not self.is_lost:
+                self._flush()
+
+    def divide(self) -> None:
+        """Inside :meth:`together`: what was submitted is committed before what follows sees the tables."""
+        joint, self._joint = self._joint, None
+        if joint is None or self.is_lost:
+            return
+        try:
+            self._pgconn.pipeline_sync()
+        except Exception as error:  # noqa: BLE001 - as in submit()
+            self._lose(error)
 
     def _look_after(self) -> None:
         """Give the connection up where the answer that is due has not come for too long: a server that stands still,

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
+from typing import Literal, get_args
 
 __all__ = ["ALIVE", "PINS", "Statement", "Statements", "statements_for"]
 
@@ -61,24 +62,30 @@ _DEPTH = f"""
     ) w"""
 
 _WAKE = "pg_notify('{p}' || md5(k.key), k.low::text)"
+Shape = Literal["single", "batch", "mixed"]
+"""What goes: one message, several to one place, several to several places."""
 _TELL = "n.wake IS NULL OR pg_notify(n.wake, n.id::text) IS NOT NULL"
 
 
-def _straight(*, is_many: bool, has_owners: bool, has_acks: bool, is_durable: bool) -> str:
+def _straight(*, shape: Shape, has_owner: bool, has_acks: bool, is_durable: bool) -> str:
     """An insert that counts nothing: it is done only while the sequence of ids has not passed a number, up to which the
     sender knows that every room has place, and while the owners' leases run. All of it or nothing; the first message of
     each queue wakes its readers."""
-    if is_many:
+    if shape == "mixed":
         arrays = ", ".join(f"${number}::{kind}[]" for number, kind in enumerate(_COLUMNS.values(), 1))
         source = f"i.* FROM unnest({arrays}) AS i({', '.join(_COLUMNS)})"
+    elif shape == "batch":
+        source = """$1::text AS key, i.prefix, i.dest, $4::smallint AS room, i.size, i.body,
+    CASE WHEN i.n = 1 THEN $7::text END AS wake
+    FROM unnest($2::text[], $3::text[], $5::int[], $6::bytea[]) WITH ORDINALITY AS i(prefix, dest, size, body, n)"""
     else:
         source = ", ".join(f"${at}::{kind} AS {name}" for at, (name, kind) in enumerate(_COLUMNS.items(), 1))
     conditions = ["(SELECT s.last_value FROM {p}msg_back s) <= $9::bigint"]
     used = 9
-    if has_owners:
+    if has_owner:
         used += 1
         lives = f"EXISTS (SELECT FROM {{p}}proc p WHERE p.id = {{owner}} AND p.lease > {_NOW})"
-        if is_many:
+        if shape == "mixed":
             none = f"NOT {lives.format(p='{p}', owner='u.id')}"
             conditions.append(f"NOT EXISTS (SELECT FROM unnest(${used}::text[]) AS u(id) WHERE {none})")
         else:
@@ -214,8 +221,12 @@ RETURNING {_ROW}, taken > 0 OR expires > {_NOW}, 0, body"""
 _PICK_ONE = """SELECT m.ctid FROM {p}msg m WHERE m.key = $1::text AND m.id >= $2::bigint{free}
     ORDER BY m.id LIMIT $3::int FOR UPDATE OF m SKIP LOCKED"""
 _OF_PREFIXES = " AND (m.prefix IS NULL OR m.prefix = ANY($4::text[]))"
+# The inbox of a process has one reader, so its rows need not be locked before they are deleted.
 _TAKE_ONE = _TAKE.replace(_PICK.replace("{free}", ""), _PICK_ONE.replace("{free}", ""))
-_TAKE_OF = _TAKE.replace(_PICK.replace("{free}", ""), _PICK_ONE.replace("{free}", _OF_PREFIXES))
+_TAKE_OF = _TAKE.replace(
+    _PICK.replace("{free}", ""),
+    _PICK_ONE.replace("{free}", _OF_PREFIXES).replace(" FOR UPDATE OF m SKIP LOCKED", ""),
+)
 
 _LEASE = f"""WITH picked AS MATERIALIZED (
     SELECT m.ctid, m.lapsed FROM unnest($1::text[], $2::bigint[], $3::int[], $4::text[]) AS u(key, low, n, prefixes),
@@ -503,19 +514,15 @@ class Statements:
         def make(name: str, text: str) -> Statement:
             return _named(name, text, prefix, lease)
 
-        self.straight = {
-            kind: make(
+        kinds = product(get_args(Shape), (False, True), (False, True), (False, True))
+        self.straight: dict[tuple[Shape, bool, bool, bool], Statement] = {
+            (shape, has_owner, has_acks, is_durable): make(
                 f"straight{number}",
-                _straight(
-                    is_many=kind[0],
-                    has_owners=kind[1],
-                    has_acks=kind[2],
-                    is_durable=kind[3],
-                ),
+                _straight(shape=shape, has_owner=has_owner, has_acks=has_acks, is_durable=is_durable),
             )
-            for number, kind in enumerate(product((False, True), repeat=4))
+            for number, (shape, has_owner, has_acks, is_durable) in enumerate(kinds)
         }
-        """By: whether it is for many messages, to processes, with acknowledgements, on disk when it returns."""
+        """By: what goes, whether to processes, with acknowledgements, on disk when it returns."""
         self.send = make("send", _SEND[0] + _SEND[2])
         self.send_and_ack = make("send_ack", "".join(_SEND))
         self.send_group = make("send_group", _SEND_GROUP)

@@ -415,6 +415,8 @@ class Station:
     ) -> bool:
         """Step over what was taken, and note where there may be more; whether there may be any."""
         each = share if self._is_greedy else max(1, -(-share // len(units)))
+        if rows and units[0].key not in self._leased_keys:
+            self._hub.layer.note_taken([_id_of(row) for row in rows])
         highest: dict[str, tuple[int, int]] = {}
         for row in rows:
             key = text(row[1])
