@@ -45,6 +45,7 @@ _FATAL = ("57P", "08", "XX")
 happened."""
 _USELESS = ("53", "25006")
 """Out of resources, a read-only standby: the connection is given up too, but what was asked did not happen."""
+_ROLLED_BACK = "40000"
 _PINNED = "SELECT " + ", ".join(f"set_config('{name}', '{value}', true)" for name, value in PINS.items())
 _LOCAL_DURABLE = _PINNED.encode()
 _LOCAL = f"{_PINNED}, set_config('synchronous_commit', 'off', true)".encode()
@@ -68,6 +69,9 @@ class _Group:
         if len(self.parts) == 1:
             self.parts[0][0](found)
             return
+        if isinstance(found, StatementError):
+            # One refused part undid the others: as where two transactions met, each is tried again by itself.
+            found = StatementError(str(found), _ROLLED_BACK)
         start = 0
         for done, count in self.parts:
             done(found if isinstance(found, Exception) else found[start : start + count])
