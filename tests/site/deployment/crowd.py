@@ -152,12 +152,15 @@ class Visitors:
         self.marked = self.said_at = 0.0
         self.workers: set[str] = set()
         self.urls: set[str] = set()
+        self.heard_of: set[str] = set()
+        """Workers and servers that any answer since the mark came from, however old the frame."""
         self.barriers = self.uploaded = 0
         self.background: list[asyncio.Task[Any]] = []
 
     def note(self, url: str, worker: str, began: float) -> None:
         """A frame sent at ``began`` has been answered by ``worker``."""
         self.waits.append(time.monotonic() - began)
+        self.heard_of |= {worker, url}
         if began >= self.marked:
             self.workers.add(worker)
             self.urls.add(url)
@@ -192,6 +195,7 @@ class Visitors:
         took, self.waits = sorted(self.waits), []
         workers, self.workers = self.workers, set()
         urls, self.urls = self.urls, set()
+        self.heard_of.clear()
         self.marked = time.monotonic()
         return {
             "answers": len(took),
@@ -203,13 +207,23 @@ class Visitors:
         }
 
     async def wait_for_answers(self, workers: int, urls: int, patience: float) -> dict[str, Any]:
-        """From now on, how long it takes until so many workers have answered fresh frames at so many servers."""
+        """From now on, how long it takes until so many workers have answered, at so many servers: any frame, which
+        says that they are there, and then fresh ones, which wait behind all that was said meanwhile."""
         self.mark()
+        there = None
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(patience):
                 while len(self.workers) < workers or len(self.urls) < urls:
+                    if there is None and len(self.heard_of) == workers + urls:
+                        there = time.monotonic() - self.marked
                     await asyncio.sleep(0.02)
-        return {"took": time.monotonic() - self.marked, "workers": len(self.workers), "urls": len(self.urls)}
+        took = time.monotonic() - self.marked
+        return {
+            "took": took,
+            "there": there or took,
+            "workers": len(self.workers),
+            "urls": len(self.urls),
+        }
 
     async def quiet(self, patience: float) -> dict[str, Any]:
         """Stop talking, wait until everything that was said has been handled, and account for it."""
