@@ -34,6 +34,10 @@ class Engine:
 
     environment: Mapping[str, str] = field(default_factory=dict)
     pid: int | None = None
+    count_statements: Callable[[], int] = lambda: 0
+    """How many statements it has been asked since it began; 0 where nobody counts. PostgreSQL counts transactions."""
+    settling: float = 0.0
+    """Seconds after which processes that do nothing are as idle as they get, and all that they did is counted."""
 
 
 @contextmanager
@@ -104,11 +108,33 @@ def postgresql() -> Iterator[Engine]:
                 "BENCH_PG_PASSWORD": password,
                 "BENCH_PG_NAME": DATABASE,
             }
-            yield Engine(environment=environment, pid=process.pid)
+            yield Engine(
+                environment=environment,
+                pid=process.pid,
+                settling=12.0,
+                count_statements=lambda: _ask_postgresql(
+                    folder,
+                    port,
+                    password,
+                    "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = %s",
+                ),
+            )
         finally:
             _end(process, signal.SIGINT)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _ask_postgresql(host: Path, port: int, password: str, sql: str) -> int:
+    """The first column of the first row; ``%s`` in ``sql`` is the bench's database."""
+    import psycopg
+
+    with psycopg.connect(
+        host=str(host), port=port, user="bench", password=password, dbname="postgres", autocommit=True
+    ) as connection:
+        row = connection.execute(sql, [DATABASE]).fetchone()
+    assert row is not None
+    return int(row[0])
 
 
 def _make_database(host: Path, port: int, password: str) -> None:
@@ -165,14 +191,29 @@ def mariadb() -> Iterator[Engine]:
         try:
             _await(lambda: _has_mariadb_database(door), process, "MariaDB")
             environment = {"BENCH_MARIADB_SOCKET": str(door), "BENCH_MARIADB_NAME": DATABASE}
-            yield Engine(environment=environment, pid=process.pid)
+            yield Engine(
+                environment=environment,
+                pid=process.pid,
+                settling=12.0,
+                count_statements=lambda: _mariadb_questions(door),
+            )
         finally:
             _end(process, signal.SIGTERM)
 
 
+def _mariadb_questions(door: Path) -> int:
+    import MySQLdb  # type: ignore[import-untyped]  # it has no types
+
+    connection = MySQLdb.connect(unix_socket=str(door), user="root")
+    connection.query("SHOW GLOBAL STATUS LIKE 'Questions'")
+    [(_, count)] = connection.store_result().fetch_row(maxrows=0)
+    connection.close()
+    return int(count)
+
+
 def _has_mariadb_database(door: Path) -> bool:
     """Makes it, once the server answers."""
-    import MySQLdb  # type: ignore[import-untyped]  # it has no types
+    import MySQLdb
 
     try:
         connection = MySQLdb.connect(unix_socket=str(door), user="root")

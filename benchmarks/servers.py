@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
-from benchmarks.engines import ENGINES
+from benchmarks.engines import ENGINES, Engine
 from benchmarks.environments import BENCHMARKS, BenchError, channels4_python
 from benchmarks.load import LoadError, WebSocketLoad
 from benchmarks.measurements import LayerLoad, ServerInfo
@@ -84,9 +84,9 @@ class Server:
 
     pid: int
     info: ServerInfo
+    engine: Engine
     _stderr: Path = field(repr=False)
     workers: tuple[int, ...] = ()
-    engine: int | None = None
 
     def cpu_seconds(self) -> float:
         """User and system time of all threads of the server process since it began."""
@@ -98,7 +98,8 @@ class Server:
 
     def engine_cpu_seconds(self) -> float:
         """The same of the engine and its child processes; 0.0 where the engine is a file."""
-        return 0.0 if self.engine is None else sum(map(_cpu_seconds, (self.engine, *_children(self.engine))))
+        first = self.engine.pid
+        return 0.0 if first is None else sum(map(_cpu_seconds, (first, *_children(first))))
 
     def resident_bytes(self) -> int:
         """The resident set of the process."""
@@ -159,7 +160,7 @@ def serve(contestant: Contestant) -> Iterator[Server]:
             info=info,
             _stderr=stderr,
             workers=tuple(worker.pid for worker in workers),
-            engine=engine.pid,
+            engine=engine,
         )
         if workers:
             _await_workers(server)

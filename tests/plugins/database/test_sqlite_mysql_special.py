@@ -16,7 +16,7 @@ from channels_core.exceptions import InvalidChannelLayerError, LayerUnavailable,
 from channels_core.layers import AT_LEAST_ONCE, Outcome, Send, Settlement, Verdict
 from channels_layer_database.dbapi import figures
 from channels_layer_database.dbapi.doorbell import Doorbell, short_directory
-from channels_layer_database.dbapi.mysql import MySQLLayer
+from channels_layer_database.dbapi.mysql import MySQLLayer, MySQLSession
 from channels_layer_database.dbapi.sqlite import SQLiteLayer
 from database_sites import aliased
 from serial_sites import SerialSite, on_engine
@@ -371,6 +371,39 @@ def test_an_idle_reader_of_sqlite_asks_less_than_twice_a_second(own: SerialSite)
     assert layer.receive_batch(["a", "jobs"], timeout=4.0, process=process) == []
     assert len(statements) <= 2 * (time.monotonic() - begun)
     assert time.thread_time() - cpu < 0.04 * 4
+    layer.close()
+
+
+def test_an_idle_process_on_mariadb_asks_less_than_twice_a_second(
+    mariadb: SerialSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many of its readers wait."""
+    layer = mariadb.layer(delivery={"jobs": AT_LEAST_ONCE})
+    process = layer.open_process("worker")
+    layer.receive_batch(["a", "jobs"], timeout=0)
+    layer._last_found -= 60.0  # since when nothing has come
+
+    def receive(channel: str) -> None:
+        assert layer.receive_batch([channel, "jobs"], timeout=5.0, process=process) == []
+
+    statements: list[str] = []
+    execute = MySQLSession._execute
+
+    def record(session: Any, sql: str, *more: Any, **options: Any) -> Any:
+        statements.append(sql)
+        return execute(session, sql, *more, **options)
+
+    readers = [threading.Thread(target=receive, args=(channel,)) for channel in "abc"]
+    for reader in readers:
+        reader.start()
+    time.sleep(0.5)  # they have looked, and rest
+    monkeypatch.setattr(MySQLSession, "_execute", record)
+    begun = time.monotonic()
+    time.sleep(3.5)
+    asked, took = list(statements), time.monotonic() - begun
+    assert 1 <= len(asked) < 2 * took
+    for reader in readers:
+        reader.join(20)
     layer.close()
 
 

@@ -24,7 +24,6 @@ from channels_core.layers import (
     Send,
     Settlement,
     Turn,
-    Verdict,
     all_sent,
     settled_by,
 )
@@ -33,7 +32,7 @@ from channels_layer_database.dbapi import figures, groups, processes, settling
 from channels_layer_database.dbapi.places import Places
 from channels_layer_database.dbapi.sending import Rooms, put_all, put_one
 from channels_layer_database.dbapi.session import Busy, Transaction
-from channels_layer_database.dbapi.taking import Leases, Members, Turns, count_few, peek, take
+from channels_layer_database.dbapi.taking import Leases, Members, Turns, look, take, waiting_at
 from channels_layer_database.layer import DatabaseLayer
 
 if TYPE_CHECKING:
@@ -346,14 +345,7 @@ class SerialLayer(DatabaseLayer):
             if self._has_lapsed(tx):
                 return None
             self._lapsed_at = tx.now
-        is_last = False
-        keys: Sequence[str] = plan.keys
-        if len(keys) > 1:
-            keys = peek(tx, keys)
-        else:
-            waiting = count_few(tx, keys[0])
-            is_last = waiting == 1
-            keys = keys if waiting else ()
+        keys, is_last = waiting_at(tx, plan.keys)
         if not keys:
             return []
         if len(keys) > 1 or self.places.of(keys[0]).is_leased:
@@ -365,20 +357,14 @@ class SerialLayer(DatabaseLayer):
             if self._has_lapsed(tx):
                 self._lapse(tx)
             self._lapsed_at = tx.now
-        keys = peek(tx, plan.keys) if len(plan.keys) > 1 else plan.keys
-        return take(tx, plan, keys, limit, process) if keys else []
+        keys, is_last = waiting_at(tx, plan.keys)
+        return take(tx, plan, keys, 1 if is_last else limit, process, may_be_more=not is_last) if keys else []
 
     def _is_lapse_due(self, now: float) -> bool:
         return self._lapsed_at is None or abs(now - self._lapsed_at) >= _LAPSES
 
     def _has_lapsed(self, tx: Transaction) -> bool:
-        return bool(
-            tx.session.rows(
-                f"SELECT 1 FROM {self.one_row} WHERE EXISTS (SELECT 1 FROM {self.prefix}proc WHERE lease <= ?)"
-                f" OR EXISTS (SELECT 1 FROM {self.prefix}lease WHERE lease <= ?)",
-                (tx.now, tx.now),
-            )
-        )
+        return look(tx, ())[0]
 
     def _lapse(self, tx: Transaction) -> bool:
         """Take back what ran out."""
@@ -445,7 +431,7 @@ class SerialLayer(DatabaseLayer):
     # Settling.
 
     def settle(self, settlements: Sequence[Settlement]) -> None:
-        if all(one.verdict is Verdict.DONE and not one.delivery.is_leased for one in settlements):
+        if all(map(settling.is_void, settlements)):
             return
         self._run(partial(settling.settle, settlements=settlements))
 
@@ -515,7 +501,9 @@ class SerialLayer(DatabaseLayer):
     def _exchange(
         self, turns: Sequence[Turn], plan: Plan | None, limit: int, process: str | None
     ) -> Exchange:
-        if not any(turn.sends or turn.settlement is not None for turn in turns):
+        if not any(
+            turn.sends or not (turn.settlement is None or settling.is_void(turn.settlement)) for turn in turns
+        ):
             deliveries = self._take(plan, limit, process) if plan is not None else []
             return Exchange([[] for _ in turns], deliveries)
         try:

@@ -28,7 +28,7 @@ from channels_layer_database.databases import is_manual, new_wrapper
 from channels_layer_database.dbapi.doorbell import Doorbell, short_directory
 from channels_layer_database.dbapi.layer import SerialLayer
 from channels_layer_database.dbapi.session import Busy, Row, Session, Transaction, marks
-from channels_layer_database.dbapi.taking import peek
+from channels_layer_database.dbapi.taking import look
 from channels_layer_database.schema.mysql import create
 
 if TYPE_CHECKING:
@@ -456,17 +456,12 @@ class MySQLLayer(SerialLayer):
 
     def _look(self) -> bool:
         keys = tuple({key for plan in tuple(self._waiting.values()) for key in plan.keys})
-
-        def ask(tx: Transaction) -> bool:
-            if self._has_lapsed(tx):
-                self._lapse(tx)
-                return True
-            return bool(keys and peek(tx, keys))
-
-        is_new = self._run(ask)
-        if is_new:
+        is_lapsed, is_new = self._run(partial(look, keys=keys), is_whole=False)
+        if is_lapsed:
+            self._run(self._lapse)
+        if is_lapsed or is_new:
             self._last_found = time.monotonic()
-        return is_new
+        return is_lapsed or is_new
 
     def _interval(self) -> float:
         return min(self._idle, max(_FASTEST, 0.1 * (time.monotonic() - self._last_found)))

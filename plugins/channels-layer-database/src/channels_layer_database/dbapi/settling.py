@@ -12,10 +12,15 @@ from channels_layer_database.dbapi.sending import insert, insert_with_ids
 from channels_layer_database.dbapi.session import LEASE_COLUMNS, NEVER, Row, Taken, Transaction, marks
 from channels_layer_database.rows import pack, unpack
 
-__all__ = ["bury", "lapse", "release_held", "renew", "settle"]
+__all__ = ["bury", "is_void", "lapse", "release_held", "renew", "settle"]
 
 _MANY: Final = 10_000
 _AT_ONCE: Final = 200
+
+
+def is_void(settlement: Settlement) -> bool:
+    """Whether it changes nothing: what is not leased is gone when it is delivered."""
+    return settlement.verdict is Verdict.DONE and not settlement.delivery.is_leased
 
 
 def settle(tx: Transaction, settlements: Sequence[Settlement]) -> None:

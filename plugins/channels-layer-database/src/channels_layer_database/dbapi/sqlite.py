@@ -404,15 +404,21 @@ class SQLiteLayer(SerialLayer):
             return await super().asend_one(send)
         self._turn = loop
         loop.call_soon(self._end_turn)
-        self._local.must_not_sleep = True
-        try:
-            outcome = self.send_one(send)
-        except Busy:
+        outcome = self._send_at_once(send)
+        if outcome is None:
             return await super().asend_one(send)
-        finally:
-            self._local.must_not_sleep = False
         await asyncio.sleep(0)  # a task that sends without end gives way to others
         return outcome
+
+    def _send_at_once(self, send: Send) -> Outcome | None:
+        """``None``, and nothing done, where that would be waiting for others."""
+        self._local.must_not_sleep = True
+        try:
+            return self.send_one(send)
+        except Busy:
+            return None
+        finally:
+            self._local.must_not_sleep = False
 
     def _end_turn(self) -> None:
         self._turn = None

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("channels.layer.database")
 
-__all__ = ["Leases", "Members", "Turns", "count_few", "peek", "take"]
+__all__ = ["Leases", "Members", "Turns", "look", "peek", "take", "waiting_at"]
 
 _AT_ONCE: Final = 200
 _REMEMBERED: Final = 4096
@@ -89,23 +89,43 @@ class Members:
         return members
 
 
-def count_few(tx: Transaction, key: str) -> int:
-    """How many messages wait at ``key``, as far as it is none or one; else 2. Locks nothing."""
-    return len(tx.session.rows(f"SELECT 1 FROM {tx.layer.prefix}msg WHERE `key` = ? LIMIT 2", (key,)))
+def waiting_at(tx: Transaction, keys: Sequence[str]) -> tuple[Sequence[str], bool]:
+    """Those of ``keys`` where something waits, and whether it is known to be one message in all. Locks nothing."""
+    if len(keys) > 1:
+        return peek(tx, keys), False
+    found = tx.session.rows(f"SELECT 1 FROM {tx.layer.prefix}msg WHERE `key` = ? LIMIT 2", keys)
+    return keys if found else (), len(found) == 1
 
 
 def peek(tx: Transaction, keys: Sequence[str]) -> list[str]:
     """Those of ``keys`` where something waits. Locks nothing."""
-    table = f"{tx.layer.prefix}msg"
-    if len(keys) == 1:
-        return list(keys) if count_few(tx, keys[0]) else []
     found: list[str] = []
     for start in range(0, len(keys), _AT_ONCE):
-        some = keys[start : start + _AT_ONCE]
-        one = f"SELECT ? FROM {tx.layer.one_row} WHERE EXISTS (SELECT 1 FROM {table} WHERE `key` = ?)"
-        asked = " UNION ALL ".join([one] * len(some))
-        found += [row[0] for row in tx.session.rows(asked, [key for key in some for _ in "kk"])]
+        sql, values = _asking(tx, keys[start : start + _AT_ONCE])
+        found += [row[0] for row in tx.session.rows(" UNION ALL ".join(sql), values)]
     return found
+
+
+def look(tx: Transaction, keys: Sequence[str]) -> tuple[bool, bool]:
+    """Whether a lease has run out, and whether something waits at one of ``keys``: all in one statement, since idle
+    processes ask this."""
+    p = tx.layer.prefix
+    lapsed = (
+        f"SELECT '' FROM {tx.layer.one_row} WHERE EXISTS (SELECT 1 FROM {p}proc WHERE lease <= ?)"
+        f" OR EXISTS (SELECT 1 FROM {p}lease WHERE lease <= ?)"
+    )
+    sql, values = _asking(tx, keys[:_AT_ONCE])
+    found = tx.session.rows(" UNION ALL ".join([lapsed, *sql]), (tx.now, tx.now, *values))
+    has_lapsed = ("",) in found
+    return has_lapsed, len(found) > has_lapsed or bool(peek(tx, keys[_AT_ONCE:]))
+
+
+def _asking(tx: Transaction, keys: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Selects that give a key if something waits there, and their values."""
+    one = (
+        f"SELECT ? FROM {tx.layer.one_row} WHERE EXISTS (SELECT 1 FROM {tx.layer.prefix}msg WHERE `key` = ?)"
+    )
+    return [one] * len(keys), [key for key in keys for _ in "kk"]
 
 
 def take(
