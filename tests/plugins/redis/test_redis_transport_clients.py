@@ -465,7 +465,6 @@ def test_facts_of_every_kind_of_server(any_server, speak):
     assert facts.maxmemory_policy == "noeviction"
     assert facts.is_persistent is False
     assert facts.is_cluster is False
-    assert {"xautoclaim", "wait", "evalsha"} <= facts.commands
     assert facts.can_unblock is True
     assert speaker.transport.all_facts == {f"redis://127.0.0.1:{any_server.port}": facts}
 

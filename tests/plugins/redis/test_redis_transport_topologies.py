@@ -362,5 +362,4 @@ def test_a_user_who_may_little_can_still_work(server, speak, face):
     assert second.code == "NOPERM"
     facts = speaker.transport.facts
     assert facts.version == ()
-    assert facts.commands is None
     assert facts.is_persistent is None

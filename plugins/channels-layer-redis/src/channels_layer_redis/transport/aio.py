@@ -269,7 +269,6 @@ class _Node:
             scripts=tuple(shared.scripts.values()),
             needs_master=self.address == MASTER,
             may_be_cluster=shared.servers.kind == "cluster",
-            then=shared.first_commands(),
         )
         link = await client.connect(endpoint, self._on_lost)
         try:

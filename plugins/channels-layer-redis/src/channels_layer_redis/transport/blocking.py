@@ -410,7 +410,6 @@ class SyncClient:
             scripts=tuple(shared.scripts.values()),
             needs_master=address == MASTER,
             may_be_cluster=servers.kind == "cluster",
-            then=shared.first_commands(),
         )
         sock = _Socket(endpoint, servers.connect_timeout, servers.connect_timeout)
         try:

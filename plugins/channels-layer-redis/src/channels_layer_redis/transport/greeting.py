@@ -4,25 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from channels_layer_redis.transport.addresses import Login
 from channels_layer_redis.transport.replies import CommandError, Reply, TransportError
 from channels_layer_redis.transport.scripts import Command, Script
 
 __all__ = ["Greeting", "Refused", "ServerFacts", "read_login"]
-
-_PROBED: Final = (
-    "xautoclaim",
-    "xackdel",
-    "xdelex",
-    "xnack",
-    "wait",
-    "waitaof",
-    "client",
-    "evalsha",
-    "spublish",
-)
 
 
 class Refused(Exception):
@@ -54,8 +42,6 @@ class ServerFacts:
     maxmemory_policy: str | None = None
     is_aof: bool | None = None
     is_rdb: bool | None = None
-    commands: frozenset[str] | None = None
-    """Of the commands that not every server has, those it knows, in lower case."""
     can_unblock: bool = True
     """Whether we may end a blocking read from another connection."""
 
@@ -77,7 +63,6 @@ class Greeting:
         scripts: Sequence[Script],
         needs_master: bool,
         may_be_cluster: bool,
-        then: Sequence[Command] = (),
     ) -> None:
         self._named: dict[str, int] = {}
         self.commands: list[Command] = []
@@ -89,7 +74,6 @@ class Greeting:
         self._add("unblock", ("CLIENT", "UNBLOCK", 0))
         self._add("name", ("CLIENT", "SETNAME", client_name))
         self._add("info", ("INFO",))
-        self._add("commands", ("COMMAND", "INFO", *_PROBED))
         self._add("save", ("CONFIG", "GET", "save"))
         if needs_master:
             self._add("role", ("ROLE",))
@@ -97,7 +81,6 @@ class Greeting:
         self._may_be_cluster = may_be_cluster
         self._scripts = list(scripts)
         self.commands += [("SCRIPT", "LOAD", script.source) for script in scripts]
-        self.commands += then
 
     def _add(self, name: str, command: Command) -> None:
         self._named[name] = len(self.commands)
@@ -138,7 +121,6 @@ class Greeting:
 
 def _facts(said: dict[str, Any]) -> ServerFacts:
     info = _info(said["info"])
-    commands = said["commands"]
     save = said["save"]
     if isinstance(save, list) and len(save) == 2:
         is_rdb = bool(save[1].strip())
@@ -154,15 +136,8 @@ def _facts(said: dict[str, Any]) -> ServerFacts:
         maxmemory_policy=info.get("maxmemory_policy"),
         is_aof=None if "aof_enabled" not in info else info["aof_enabled"] == "1",
         is_rdb=is_rdb,
-        commands=_known(commands),
         can_unblock=not isinstance(said["unblock"], CommandError) and isinstance(said["id"], int),
     )
-
-
-def _known(reply: Reply) -> frozenset[str] | None:
-    if not isinstance(reply, list):
-        return None
-    return frozenset(entry[0].decode().lower() for entry in reply if isinstance(entry, list) and entry)
 
 
 def _info(reply: Reply) -> dict[str, str]:

@@ -23,7 +23,7 @@ logger: Final = logging.getLogger("channels.redis")
 
 
 class Shared:
-    """See the module. ``on_salvaged`` and ``first_commands`` are set by the transport's owner."""
+    """See the module. ``on_salvaged`` is set by the transport's owner."""
 
     def __init__(self, servers: Servers, scripts: Iterable[Script]) -> None:
         self.servers = servers
@@ -31,12 +31,8 @@ class Shared:
         self.scripts = {script.sha: script for script in scripts}
         self.facts: dict[Address, ServerFacts] = {}
         self.on_salvaged: Callable[[Sequence[Command], Sequence[Reply]], None] | None = None
-        self.first_commands: Callable[[], Sequence[Command]] = tuple
         self.epochs: dict[Address, int] = {}
-        self.returns = 0
-        """How often a server that could not be reached, or was started anew, was there again."""
         self._lost: set[Address] = set()
-        self._away: set[Address] = set()
         self._outages: dict[Address, Outage] = {}
         self._lock = threading.Lock()
 
@@ -62,7 +58,6 @@ class Shared:
                 outage = self._outages[address] = Outage(
                     self.place(address), logger, "It is tried again, with pauses of up to 2 seconds."
                 )
-            self._away.add(address)
         unsent = Unsent(f"Not sent: {self.place(address)} cannot be reached: {reason}")
         outage.begin(unsent)
         return unsent
@@ -75,9 +70,6 @@ class Shared:
         with self._lock:
             known = self.facts.get(address)
             is_another = known is not None and known.run_id != facts.run_id
-            if is_another or address in self._away:
-                self._away.discard(address)
-                self.returns += 1
             if is_another or address in self._lost:
                 self._lost.discard(address)
                 self.epochs[address] = self.epochs.get(address, 0) + 1

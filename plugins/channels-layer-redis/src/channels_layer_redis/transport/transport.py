@@ -120,9 +120,8 @@ class Transport:
     """Clients for every event loop and thread of this process, made when asked for.
 
     ``on_salvaged(commands, replies)`` gets the replies that come to a request which was cancelled; it is called from
-    whatever thread or loop the request was made in. ``first_commands()`` gives what every new connection says first,
-    after its greeting and the loading of ``scripts``; their replies are ignored. After a fork the child's transport
-    starts anew and leaves the parent's connections alone.
+    whatever thread or loop the request was made in. Every new connection loads ``scripts`` first. After a fork the
+    child's transport starts anew and leaves the parent's connections alone.
     """
 
     def __init__(
@@ -131,19 +130,16 @@ class Transport:
         *,
         scripts: Iterable[Script] = (),
         on_salvaged: Callable[[Sequence[Command], Sequence[Reply]], None] | None = None,
-        first_commands: Callable[[], Sequence[Command]] = tuple,
     ) -> None:
         self.servers = servers
         self._scripts = tuple(scripts)
         self._on_salvaged = on_salvaged
-        self._first_commands = first_commands
         self._start()
         _watch_forks(self)
 
     def _start(self) -> None:
         self._shared = Shared(self.servers, self._scripts)
         self._shared.on_salvaged = self._on_salvaged
-        self._shared.first_commands = self._first_commands
         self._lock = threading.Lock()
         self._loops: dict[asyncio.AbstractEventLoop, AsyncClient] = {}
         self._own = _ThreadsOwn()
@@ -231,11 +227,6 @@ class Transport:
         process, and after slots of a cluster went to other servers."""
         router = self._shared.router
         return self._shared.epochs.get(router.address_of(key), 0) + router.changes
-
-    @property
-    def returns(self) -> int:
-        """How often a server was there again that could not be reached, or that has been started anew."""
-        return self._shared.returns
 
     def servers_keys(self) -> list[str]:
         """A routing key for each server there is, for commands that go to all of them: see ``Routed``."""
