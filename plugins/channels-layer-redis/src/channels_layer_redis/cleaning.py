@@ -14,7 +14,7 @@ from channels_layer_redis.channels import Plan, Queue
 from channels_layer_redis.engine import Engine, Pause, Steps, sure
 from channels_layer_redis.processes import Processes
 from channels_layer_redis.scripts import CLEAN, FORGET
-from channels_layer_redis.transport import Command, Routed
+from channels_layer_redis.transport import Routed
 
 __all__ = ["Cleaning"]
 
@@ -22,7 +22,7 @@ _UNUSED: Final = 60.0
 """Seconds, or ``expiry`` where that is longer. Who reads a channel comes by every few seconds."""
 _AT_ONCE: Final = 100
 _PAUSE: Final = 0.005
-_WITH_MESSAGES: Final = "cft"
+_WITH_MESSAGES: Final = frozenset("cft")
 
 
 class Cleaning:
@@ -56,11 +56,12 @@ class Cleaning:
         skip = len(self._engine.keys.prefix) + 1
         for key in keys:
             letter, name = chr(key[skip]), self._engine.keys.name_in(key)
+            address = self._engine.channels.of(name)
             if letter == "r":
                 groups.add(name)
-            else:
-                letters.setdefault(self._engine.channels.queue(name), set()).add(letter)
-        gone = yield from self._expire([queue for queue in letters if letters[queue] & set(_WITH_MESSAGES)])
+            elif type(address) is Queue:  # else nobody of ours wrote it
+                letters.setdefault(address, set()).add(letter)
+        gone = yield from self._expire([queue for queue in letters if letters[queue] & _WITH_MESSAGES])
         gone += yield from self._drop_streams(list(letters))
         for group in groups:
             gone += yield from self._forget_the_dead(group)
@@ -100,10 +101,7 @@ class Cleaning:
         [reply] = yield [("ZRANGE", place, 0, -1)]
         prefixes = [raw.decode() for raw in sure(reply)]
         owners = [keys.of_process("p", process_of(prefix) or "") for prefix in prefixes]
-        commands: list[Command] = [("EXISTS", owner) for owner in owners]
-        if not commands:
-            return 0
-        replies = yield commands
+        replies = (yield [("EXISTS", owner) for owner in owners]) if owners else []
         dead = [
             (prefix, owner)
             for prefix, owner, reply in zip(prefixes, owners, replies, strict=True)
