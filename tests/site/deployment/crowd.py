@@ -56,7 +56,7 @@ class Client:
                 self.url, compression=None, ping_interval=None, max_size=None, open_timeout=30, proxy=None
             )
         except websockets.InvalidStatus as error:  # its body says why
-            self.refused = f"{error.response.status_code}: {bytes(error.response.body or b'').decode()}"
+            self.refused = f"HTTP {error.response.status_code}: {bytes(error.response.body or b'').decode()}"
             return
         except (OSError, TimeoutError, websockets.WebSocketException) as error:
             self.refused = f"{type(error).__name__}: {error}"
