@@ -127,7 +127,7 @@ class PostgreSQLLayer(DatabaseLayer):
         self.statements = statements_for(self.prefix, self.process_lease)
         self._units: dict[str, Unit] = {}
         self.last_id = 0
-        """The highest id that is known to have been given."""
+        """The highest id that is known to have been given; a guess that spares an insert that would be refused."""
         self.tight: deque[Unit] = deque(maxlen=_TIGHT)
         """Small rooms that were counted lately."""
         self._start()

@@ -380,7 +380,7 @@ class Batch:
         for unit, row in zip(placed.units, rows, strict=True):
             low = None if row[6] is None else number(row[6])
             unit.counted(number(row[0]), number(row[1]), number(row[7]), low, took)
-            layer.last_id = max(layer.last_id, unit.last)
+            layer.last_id = unit.last
             if unit.cap <= _LARGE and unit not in layer.tight:
                 layer.tight.append(unit)
         is_full = [False] * len(depths)
