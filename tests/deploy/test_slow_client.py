@@ -24,6 +24,8 @@ OUTBOUND = 4 * 2**20
 NOISE = 3.0
 """Times the 99th percentile of a run without the deaf client: two such runs differ by nearly as much."""
 ALLOWANCE = 0.05
+SUITE_ALLOWANCE = 0.2
+"""In the suite, beside whatever else the machine does; three seconds hold few of its pauses, or many."""
 CUT_WITHIN = 10.0
 """Seconds; a client that takes nothing for 30 s is cut off too, and that is not what is shown here."""
 
@@ -74,7 +76,7 @@ def test_proof_6_a_client_that_never_reads(
     """The others' p99 stays within noise, memory stays flat, and it is closed at its limit, and counted."""
     if scale.server == "daphne":
         pytest.skip("daphne takes everything into buffers without bound and never says that a client is slow")
-    listen = 3.0 if scale.rounds < 10 else 10.0
+    listen, allowance = (3.0, SUITE_ALLOWANCE) if scale.rounds < 10 else (10.0, ALLOWANCE)
     with Fleet(engine, tmp_path, config={"process_lease": 3.0}) as fleet:
         fleet.start(interfaces=1, workers=2, server=scale.server)
         [interface] = fleet.interfaces
@@ -122,7 +124,7 @@ def test_proof_6_a_client_that_never_reads(
             )
         )
         assert_account(account, sent=OTHERS)
-        assert during["p99"] <= NOISE * max(before["p99"], after["p99"]) + ALLOWANCE
+        assert during["p99"] <= NOISE * max(before["p99"], after["p99"]) + allowance
         assert highest - memory <= OUTBOUND + 0.1 * memory
         assert got < POURS * 2**20 / 2
         assert fleet.probe.counters()["slow_closed"] == 1
