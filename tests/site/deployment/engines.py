@@ -79,7 +79,7 @@ def redis_engine(folder: Path) -> Iterator[Engine]:
                     living.add(key.decode().partition("{")[2])
                 for key in client.scan_iter(count=1000):
                     _, kind, about = key.decode().split(":", 2)
-                    if kind == "c":  # a channel's stream stays; what is in it counts
+                    if kind in {"c", "t"}:  # a channel's streams stay; what is in them counts
                         found[kind] += client.xlen(key)
                     elif kind in {"i", "e", "h"}:  # what a living process has
                         found[f"{kind} of nobody"] += about.partition("{")[2] not in living
