@@ -97,6 +97,7 @@ class SerialLayer(DatabaseLayer):
         ] = weakref.WeakKeyDictionary()
         self._tasks: set[asyncio.Task[None]] = set()
         self._gathered = 0
+        self.renewed = -9e15
 
     # What an engine says.
 
@@ -271,7 +272,7 @@ class SerialLayer(DatabaseLayer):
             return []
         wakes = self._wakes
         plan = self.places.plan(tuple(channels))
-        deliveries = self._take(plan, limit, process)
+        deliveries = [] if self._is_quiet(plan, timeout) else self._take(plan, limit, process)
         if deliveries or (timeout is not None and timeout <= 0):
             return deliveries
         return self._wait(plan, limit, timeout, process, wakes)
@@ -288,15 +289,18 @@ class SerialLayer(DatabaseLayer):
                     deliveries = self._take(plan, limit, process)
                     is_rung = False
                     if deliveries:
+                        plan.is_quiet = False
                         return deliveries
                 bell.arm()
                 is_armed = True
                 if must_look:
                     deliveries = self._take(plan, limit, process)
                     if deliveries:
+                        plan.is_quiet = False
                         return deliveries
                 pause = self._pause(end)
                 if self._wakes != wakes or pause <= 0:
+                    plan.is_quiet = True
                     return []
                 is_rung = bell.rest(pause) or not bell.flag[0]
                 is_armed = not is_rung
@@ -306,6 +310,11 @@ class SerialLayer(DatabaseLayer):
                 seen = self._news
         finally:
             self._leave(bell, plan, is_rung=is_rung or (is_armed and not bell.flag[0]))
+
+    @staticmethod
+    def _is_quiet(plan: Plan | None, timeout: float | None) -> bool:
+        """Whether who is about to wait need not look before: a look of one who rests comes anyway."""
+        return plan is not None and plan.is_quiet and (timeout is None or timeout > 0)
 
     def _pause(self, end: float | None) -> float:
         """Seconds to rest: until time is up (then 0), or until the next look."""
@@ -384,7 +393,7 @@ class SerialLayer(DatabaseLayer):
             return []
         wakes = self._wakes
         plan = self.places.plan(tuple(channels))
-        deliveries = await self._atake(plan, limit, process)
+        deliveries = [] if self._is_quiet(plan, timeout) else await self._atake(plan, limit, process)
         if deliveries or (timeout is not None and timeout <= 0):
             return deliveries
         return await self._await(plan, limit, timeout, process, wakes)
@@ -401,15 +410,18 @@ class SerialLayer(DatabaseLayer):
                     deliveries = await self._atake(plan, limit, process)
                     is_rung = False
                     if deliveries:
+                        plan.is_quiet = False
                         return deliveries
                 bell.arm()
                 is_armed = True
                 if must_look:
                     deliveries = await self._atake(plan, limit, process)
                     if deliveries:
+                        plan.is_quiet = False
                         return deliveries
                 pause = self._pause(end)
                 if self._wakes != wakes or pause <= 0:
+                    plan.is_quiet = True
                     return []
                 is_rung = await bell.arest(pause) or not bell.flag[0]
                 is_armed = not is_rung
@@ -451,7 +463,7 @@ class SerialLayer(DatabaseLayer):
     ) -> Exchange:
         wakes = self._wakes
         plan = self.places.plan(tuple(channels)) if channels and limit > 0 else None
-        exchange = self._exchange(turns, plan, limit, process)
+        exchange = self._exchange(turns, plan, limit, process, is_quiet=self._is_quiet(plan, timeout))
         if not self._must_wait(exchange, plan, timeout):
             return exchange
         assert plan is not None
@@ -473,7 +485,10 @@ class SerialLayer(DatabaseLayer):
     ) -> Exchange:
         wakes = self._wakes
         plan = self.places.plan(tuple(channels)) if channels and limit > 0 else None
-        exchange = await self._aexchange_once(partial(self._exchange, turns, plan, limit, process))
+        is_quiet = self._is_quiet(plan, timeout)
+        exchange = await self._aexchange_once(
+            partial(self._exchange, turns, plan, limit, process, is_quiet=is_quiet)
+        )
         if not self._must_wait(exchange, plan, timeout):
             return exchange
         assert plan is not None
@@ -499,12 +514,12 @@ class SerialLayer(DatabaseLayer):
         )
 
     def _exchange(
-        self, turns: Sequence[Turn], plan: Plan | None, limit: int, process: str | None
+        self, turns: Sequence[Turn], plan: Plan | None, limit: int, process: str | None, *, is_quiet: bool
     ) -> Exchange:
         if not any(
             turn.sends or not (turn.settlement is None or settling.is_void(turn.settlement)) for turn in turns
         ):
-            deliveries = self._take(plan, limit, process) if plan is not None else []
+            deliveries = [] if plan is None or is_quiet else self._take(plan, limit, process)
             return Exchange([[] for _ in turns], deliveries)
         try:
             return self._run(partial(self._exchange_in, turns=turns, plan=plan, limit=limit, process=process))

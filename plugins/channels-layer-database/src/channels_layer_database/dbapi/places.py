@@ -42,12 +42,14 @@ class Place:
 class Plan:
     """What one receive asks for: the keys, and for each the prefixes that are wanted of it (none: all there is)."""
 
-    __slots__ = ("has_leases", "keys", "names", "prefixes", "rings")
+    __slots__ = ("has_leases", "is_quiet", "keys", "names", "prefixes", "rings")
 
     def __init__(self, places: Places, names: Sequence[str]) -> None:
         self.names = tuple(names)
         self.prefixes: dict[str, tuple[str, ...]] = {}
         self.has_leases = False
+        self.is_quiet = False
+        """Whether the last one who waited for this waited in vain: then the next look is that of one who rests."""
         rings = set()
         for name in names:
             place = places.of(name)

@@ -48,11 +48,15 @@ def renew(tx: Transaction, process: str, load: float, counters: Mapping[str, int
         f"UPDATE {tx.layer.prefix}proc SET lease = ?, `load` = ?, counters = ? WHERE id = ? AND lease > ?",
         (tx.now + tx.layer.process_lease, load, json.dumps(dict(counters)), process, tx.now),
     )
+    if changed == 1:
+        tx.layer.renewed = tx.now
     return changed == 1
 
 
 def _spare(tx: Transaction) -> None:
     """Before the first renewal after such a time: the others' leases run on, for long enough to be renewed."""
+    if 0.0 <= tx.now - tx.layer.renewed <= tx.layer.process_lease / 2:  # it was us
+        return
     since, until = tx.horizon(), tx.now + tx.layer.process_lease * 2 / 3
     if since < tx.now:
         tx.session.run(
