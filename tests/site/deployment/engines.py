@@ -62,6 +62,8 @@ class Engine:
     """Where the layer's code is, in a checkout, if it is part of it."""
     pace: float = 1.0
     """How many times slower than Redis it is driven."""
+    repeats_after_crash: bool = False
+    """Whether a crash may bring back what was taken at most once just before: a take does not wait for the disk."""
 
 
 @contextmanager
@@ -174,6 +176,7 @@ def postgres_engine(folder: Path) -> Iterator[Engine]:
             apps=("channels_layer_database",),
             source="plugins/channels-layer-database/src",
             pace=2.0,
+            repeats_after_crash=True,
         )
     finally:
         postgres.remove()
