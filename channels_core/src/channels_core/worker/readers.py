@@ -326,6 +326,8 @@ class LoopReader(_Reader):
         """Consumers that have ended, whose sends and settlements leave with the next round trip."""
         self._leaving: dict[asyncio.Task[None], list[Run]] = {}
         """Round trips under way."""
+        self._taken_along: list[Run] = []
+        """What leaves with the read under way."""
         self._is_receiving = self._is_giving_back = False
         self._is_collecting = False
         """Whether the reader is about to take along what has ended."""
@@ -362,7 +364,8 @@ class LoopReader(_Reader):
 
     def leased(self) -> list[Delivery]:
         """The deliveries in hand whose leases must be renewed."""
-        ended = [run.delivery for runs in (self._finished, *list(self._leaving.values())) for run in runs]
+        leaving = (self._finished, self._taken_along, *list(self._leaving.values()))
+        ended = [run.delivery for runs in leaving for run in runs]
         in_hand = (self._starting, *list(self._running.values()), *ended)
         return [delivery for delivery in in_hand if delivery is not None and delivery.is_leased]
 
@@ -382,14 +385,14 @@ class LoopReader(_Reader):
         if self._is_stopping:
             self._reading.cancel()
         await asyncio.wait([self._reading])
+        if self._finished:  # no read takes it along any more, and it must not wait for those that still run
+            self._leave()
         if self._running:
             await asyncio.wait(list(self._running), timeout=self._config.stop_timeout)
         for task in list(self._running):
             task.cancel()
         if self._running:
             await asyncio.wait(list(self._running), timeout=1.0)
-        if self._finished:
-            self._leave()
         while self._leaving:
             await asyncio.wait(list(self._leaving))
         await self._backend.aleave_loop()
@@ -438,8 +441,11 @@ class LoopReader(_Reader):
             return await self._backend.areceive_batch(
                 self._channels, limit=limit, timeout=_WAIT, process=self.process
             )
+        self._taken_along = finished
+        has_begun = False
         try:
             await self._requeue_first(finished)
+            has_begun = True
             exchange = await self._backend.aexchange(
                 self._outbox.turns_of(finished),
                 self._channels,
@@ -451,8 +457,13 @@ class LoopReader(_Reader):
             self._outbox.unavailable(finished)
             raise
         except asyncio.CancelledError:  # the worker stops, and the engine has said nothing for a while
-            self._outbox.uncertain(finished)
+            if has_begun:
+                self._outbox.uncertain(finished)
+            else:
+                self._outbox.unavailable(finished)
             raise
+        finally:
+            self._taken_along = []
         self._outbox.take_exchange(finished, exchange)
         return exchange.deliveries
 
