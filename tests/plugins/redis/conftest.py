@@ -51,8 +51,8 @@ class Speaker:
     async def _call(self, commands: Sequence[Any]) -> Any:
         return await self.transport.for_loop().call(commands)
 
-    async def _block(self, commands: Sequence[Any], timeout: float) -> Any:
-        return await self.transport.for_loop().block(commands, timeout=timeout)
+    async def _block(self, commands: Sequence[Any], timeout: float, suffices: Any) -> Any:
+        return await self.transport.for_loop().block(commands, timeout=timeout, suffices=suffices)
 
     def call(self, commands: Sequence[Any]) -> list[Any]:
         if self.face == "async":
@@ -61,10 +61,10 @@ class Speaker:
             return self.transport.submit(commands)
         return self.transport.for_thread().call(commands)
 
-    def block(self, commands: Sequence[Any], *, timeout: float) -> list[Any]:
+    def block(self, commands: Sequence[Any], *, timeout: float, suffices: Any = None) -> list[Any]:
         if self.face == "async":
-            return self.run(self._block(commands, timeout))
-        return self.transport.for_thread().block(commands, timeout=timeout)
+            return self.run(self._block(commands, timeout, suffices))
+        return self.transport.for_thread().block(commands, timeout=timeout, suffices=suffices)
 
     def close(self) -> None:
         if self.face == "async":

@@ -1,6 +1,7 @@
 """Fewer trips: sends of one loop that leave together, and a wait that is written behind the call that takes."""
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterator
 from time import monotonic
 from typing import Any
@@ -11,7 +12,7 @@ from channels_core.exceptions import LayerUnavailable
 from channels_core.layers import Outcome, Send, Settlement, Turn, Verdict
 from channels_layer_redis import RedisBackend
 from faulty_proxy import Fault, FaultyProxy
-from redis_servers import RedisServer
+from redis_servers import RedisServer, eventually
 
 Make = Callable[..., RedisBackend]
 
@@ -234,3 +235,69 @@ def test_where_waits_cannot_be_ended_the_call_is_made_first(make: Make, server: 
         backend.close()
     finally:
         server.do("ACL", "DELUSER", "guest")
+
+
+@pytest.mark.parametrize("face", ["sync", "async"])
+def test_where_waits_cannot_be_ended_a_lost_wait_leaves_what_the_call_did(
+    make: Make, server: RedisServer, face: str
+) -> None:
+    server.do("ACL", "SETUSER", "guest", "on", ">pw", "~*", "&*", "+@all", "-client|unblock")
+
+    def cut_when_it_waits() -> None:
+        eventually(lambda: "blocked_clients:1" in server.do("INFO", "clients").decode(), "a wait")
+        proxy.cut()
+
+    with FaultyProxy(server.address) as proxy:
+        backend = make(hosts=[f"redis://guest:pw@127.0.0.1:{proxy.port}"], retry_timeout=0.2)
+        faces = Faces(backend, face)
+        for _ in range(4):
+            assert faces("receive_batch", ["a"], limit=10, timeout=0.01) == []
+        cutting = threading.Thread(target=cut_when_it_waits)
+        cutting.start()
+        exchange = faces("exchange", [Turn([sending("out", 1)], None)], ["a"], limit=10, timeout=5)
+        cutting.join()
+        assert (exchange.outcomes, exchange.deliveries) == ([[Outcome.SENT]], [])
+        assert (backend.counters.sent, backend.counters.uncertain) == (1, 0)
+        faces.close()
+        backend.close()
+    server.do("ACL", "DELUSER", "guest")
+
+
+def test_a_read_that_was_ended_by_mistake_looks_again(
+    idle: tuple[RedisBackend, Faces], server: RedisServer
+) -> None:
+    _, faces = idle
+
+    def blocked() -> list[str]:
+        clients: str = server.do("CLIENT", "LIST").decode()
+        return [line.split()[0].removeprefix("id=") for line in clients.splitlines() if " flags=b" in line]
+
+    def end_it() -> None:
+        [number] = eventually(blocked, "a wait")
+        server.do("CLIENT", "UNBLOCK", number)
+
+    for take in ("receive_batch", "exchange"):
+        ending = threading.Thread(target=end_it)
+        ending.start()
+        started = monotonic()
+        if take == "exchange":
+            assert faces("exchange", [], ["a", "b"], limit=10, timeout=1.0).deliveries == []
+        else:
+            assert faces("receive_batch", ["a", "b"], limit=10, timeout=1.0) == []
+        assert monotonic() - started >= 0.99
+        ending.join()
+
+
+def test_what_is_there_ends_the_wait_behind_it_where_the_server_refused_both_for_a_while(
+    idle: tuple[RedisBackend, Faces], server: RedisServer
+) -> None:
+    _, faces = idle
+    assert faces("send_one", sending("a", 1)) is Outcome.SENT
+    server.do("REPLICAOF", "127.0.0.1", 1)
+    promotion = threading.Timer(0.3, lambda: server.do("REPLICAOF", "NO", "ONE"))
+    promotion.start()
+    started = monotonic()
+    received = faces("receive_batch", ["a", "b"], limit=10, timeout=20)
+    assert [delivery.content["n"] for delivery in received] == [1]
+    assert monotonic() - started < 4
+    promotion.join()

@@ -19,6 +19,7 @@ from channels_layer_redis.transport import (
     Unanswered,
     Unsent,
 )
+from faulty_proxy import FaultyProxy
 from redis_servers import RedisServer, eventually, free_port
 
 FACES = ["async", "sync", "submit"]
@@ -285,6 +286,52 @@ def test_an_interrupted_read_of_a_thread_loses_no_message(server, speak):
 
     assert [entries(replies) for _, replies in speaker.salvaged] == [[b"7"]]
     assert speaker.call([("PING",)]) == [b"PONG"]
+
+
+def test_a_thread_interrupted_before_the_first_reply_gets_all_replies_of_the_next_call(server, speak):
+    speaker = speak("sync", hosts=server.url)
+    assert speaker.call([("PING",)]) == [b"PONG"]
+
+    class Interrupted(BaseException):
+        pass
+
+    def interrupt(*_):
+        server.resume()
+        raise Interrupted
+
+    previous = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        server.pause()
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        with pytest.raises(Interrupted):
+            speaker.block([("PING",), read("none", 20_000)], timeout=20, suffices=lambda replies: False)
+    finally:
+        signal.signal(signal.SIGALRM, previous)
+
+    assert speaker.call([("PING",), ("ECHO", "x")]) == [b"PONG", b"x"]
+
+
+@pytest.mark.parametrize("suffices", [None, lambda replies: False])
+def test_a_wake_that_comes_before_the_first_reply_ends_the_read_behind_it(server, speak, suffices):
+    refused: list[object] = []
+
+    def refuse_once(command):
+        if not refused and command[:2] == [b"CLIENT", b"UNBLOCK"] and command[2] != b"0":
+            refused.append(command)
+            return b":0\r\n"
+        return None
+
+    with FaultyProxy(server.address, answer=refuse_once) as proxy:
+        speaker = speak("sync", hosts=[proxy.address])
+        assert speaker.call([("PING",)]) == [b"PONG"]
+        speaker.transport.for_thread().wake()
+        begin = time.monotonic()
+        assert speaker.block([("PING",), read("none", 9_000)], timeout=9, suffices=suffices) == [
+            b"PONG",
+            None,
+        ]
+        assert time.monotonic() - begin < 4
+    assert len(refused) == 1
 
 
 @pytest.mark.parametrize("face", READERS)

@@ -47,7 +47,7 @@ class _Ending(NamedTuple):
 
 def _suffices(replies: Sequence[Any]) -> bool:
     """Whether the script took something, or refused something: then nobody may wait for more."""
-    [reply] = replies
+    reply = replies[-1]  # before it the script itself may have been loaded
     if type(reply) is bytes:
         return bool(reply.strip(b"1 "))
     return not isinstance(reply, list) or bool(reply[7] or reply[0].strip(b"1 "))
@@ -568,7 +568,7 @@ class Receiving:
         engine = self._engine
         longest = self._longest(reading)
         seconds = longest if timeout is None else min(timeout, longest)
-        left = None if timeout is None else timeout - seconds
+        end = None if timeout is None else monotonic() + timeout
         wakes = engine.wakes
         ending = self._plan_turns(turns)
         self.add_take(ending.plan, reading, reading.queues, limit - limit // 2, process)
@@ -591,6 +591,8 @@ class Receiving:
                 reading.empty_takes = 0
                 yield from self.deliveries(deliveries, ending.plan, taken, reading, process)
             yield from self.waited(deliveries, reading.queues, limit - len(deliveries), waited, process)
+            # it may be early: what was to end the read before may have ended this one
+            left = None if end is None else end - monotonic()
             is_over = bool(deliveries) or engine.wakes != wakes or (left is not None and left <= 0)
             if not is_over and have_all_arrived(outcomes):
                 yield from self._receive(deliveries, channels, limit, left, process)
@@ -619,10 +621,11 @@ class Receiving:
             wakes = self._engine.wakes
             longest = _LONGEST_WAIT_WITH_LEASES if reading.has_leases else _LONGEST_WAIT
             seconds = longest if timeout is None else min(timeout, longest)
+            end = None if timeout is None else monotonic() + timeout
             yield from self._wait_for_queues(bag, reading.queues, limit, seconds, process)
             if bag or self._engine.wakes != wakes:
                 return
-            timeout = None if timeout is None else timeout - seconds
+            timeout = None if end is None else end - monotonic()
             if timeout is not None and timeout <= 0:
                 return
         yield from self._receive(bag, channels, limit, timeout, process)

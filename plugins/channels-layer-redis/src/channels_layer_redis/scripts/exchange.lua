@@ -559,16 +559,15 @@ local function slow(what, ...)
     end
 
     local function read(q, stream, want)
-      local found
-      if q.leased then
-        found = redis.pcall('XREADGROUP', 'GROUP', 'w', consumer, 'COUNT', want, 'STREAMS', stream, '>')
-      else
-        found = redis.pcall('XREADGROUP', 'GROUP', 'w', '-', 'COUNT', want, 'NOACK', 'STREAMS', stream, '>')
-      end
+      local words = {'XREADGROUP', 'GROUP', 'w', '-', 'COUNT', want, 'NOACK', 'STREAMS', stream, '>'}
+      if q.leased then words = {'XREADGROUP', 'GROUP', 'w', consumer, 'COUNT', want, 'STREAMS', stream, '>'} end
+      local found = redis.pcall(unpack(words))
       if found and found.err then
-        if not string.find(found.err, 'NOGROUP', 1, true) then error(found.err) end
-        make_group(stream, q.ttl)
-        return read(q, stream, want)
+        if string.find(found.err, 'NOGROUP', 1, true) then
+          make_group(stream, q.ttl)
+          return read(q, stream, want)
+        end
+        found = call(unpack(words))  -- fails again, in the server's own words, by which those that pass are known
       end
       return found and found[1] and found[1][2] or {}
     end

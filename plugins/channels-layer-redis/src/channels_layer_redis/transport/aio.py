@@ -405,17 +405,19 @@ class AsyncClient:
             raise Unsent("Not sent: the client was closed.")
         if suffices is not None and not self.shared.can_unblock:
             first = await self.call(commands[:-1])
-            return [
-                *first,
-                *([None] if suffices(first) else await self.block(commands[-1:], timeout=timeout)),
-            ]
+            if suffices(first):
+                return [*first, None]
+            try:
+                return [*first, *await self.block(commands[-1:], timeout=timeout)]
+            except (Unsent, Unanswered) as error:  # the first ones were answered all the same
+                return [*first, error]
         node = self._only or self._common_node(commands)
         if node is None:
-            return settled(await self._conduct(commands, None, commands[-1], timeout))
+            return settled(await self._conduct(commands, None, commands[-1], timeout, suffices))
         request = await self._blocked_read(node, commands, timeout, suffices)
         replies: list[Reply] = request.replies
         if request.is_flawed:
-            return settled(await self._conduct(commands, replies, commands[-1], timeout))
+            return settled(await self._conduct(commands, replies, commands[-1], timeout, suffices))
         return replies
 
     async def _blocked_read(
@@ -489,6 +491,7 @@ class AsyncClient:
         replies: list[Reply] | None,
         last: Command | None = None,
         timeout: float = 0,
+        suffices: Suffices | None = None,
     ) -> list[Reply]:
         """The way of a request that is not answered at once: see :class:`Course`."""
         shared = self.shared
@@ -496,13 +499,17 @@ class AsyncClient:
             shared.router, shared.scripts, commands, replies, retry_timeout=shared.servers.retry_timeout
         )
         try:
-            return await self.drive(course.steps(), last, timeout)  # type: ignore[no-any-return]  # as steps() says
+            return await self.drive(course.steps(), last, timeout, suffices)  # type: ignore[no-any-return]  # as steps() says
         except BaseException:
             shared.salvage(*course.answered)
             raise
 
     async def drive(
-        self, steps: Generator[Any, Any, Any], last: Command | None = None, timeout: float = 0
+        self,
+        steps: Generator[Any, Any, Any],
+        last: Command | None = None,
+        timeout: float = 0,
+        suffices: Suffices | None = None,
     ) -> Any:
         """Carry out ``steps`` and give back what they return. ``last`` is the command that blocks."""
         answer: Any = None
@@ -513,7 +520,7 @@ class AsyncClient:
                 return stop.value
             answer = None
             if isinstance(step, Dispatch):
-                answer = await self._dispatch(step, last, timeout)
+                answer = await self._dispatch(step, last, timeout, suffices)
             elif isinstance(step, Ask):
                 answer = await self._ask(step)
             elif isinstance(step, Pause):
@@ -521,7 +528,9 @@ class AsyncClient:
             elif isinstance(step, Drop):
                 self._node(step.address).retire()
 
-    async def _dispatch(self, step: Dispatch, last: Command | None, timeout: float) -> list[list[Reply]]:
+    async def _dispatch(
+        self, step: Dispatch, last: Command | None, timeout: float, suffices: Suffices | None
+    ) -> list[list[Reply]]:
         requests: list[Request | None] = []
         blocked: tuple[int, _Node, Sequence[Command]] | None = None
         for address, commands in step.parcels:
@@ -534,7 +543,7 @@ class AsyncClient:
         try:
             if blocked is not None:
                 index, node, commands = blocked
-                requests[index] = await self._blocked_read(node, commands, timeout)
+                requests[index] = await self._blocked_read(node, commands, timeout, suffices)
             answers: list[list[Reply]] = []
             for request in requests:
                 if request is not None:

@@ -75,6 +75,7 @@ class _Socket:
     def write(self, request: Request) -> None:
         """Hand ``request`` to the kernel. A failure on the way makes it unanswered."""
         self._waiting.append(request)
+        self.is_nearly_done = False  # of a request before that was broken off
         try:
             for segment in segments(request.packed):
                 self._send(segment)
@@ -233,7 +234,12 @@ class SyncClient:
         """
         if suffices is not None and not self.shared.can_unblock:
             first = self.call(commands[:-1])
-            return [*first, *([None] if suffices(first) else self.block(commands[-1:], timeout=timeout))]
+            if suffices(first):
+                return [*first, None]
+            try:
+                return [*first, *self.block(commands[-1:], timeout=timeout)]
+            except (Unsent, Unanswered) as error:  # the first ones were answered all the same
+                return [*first, error]
         return self._run(commands, commands[-1], timeout, suffices)
 
     def _run(
@@ -258,7 +264,7 @@ class SyncClient:
             router, self.shared.scripts, commands, replies, retry_timeout=self.shared.servers.retry_timeout
         )
         try:
-            return settled(self.drive(course.steps(), last, timeout))
+            return settled(self.drive(course.steps(), last, timeout, suffices))
         except (Unsent, Unanswered):
             raise
         except BaseException:
@@ -358,8 +364,8 @@ class SyncClient:
             control.read(asking)
             if asking.replies[0] == 1:
                 return
-            if sock.ready(_UNBLOCK_AGAIN, -1):
-                return
+            sock.ready(_UNBLOCK_AGAIN, -1)
+            sock.received()  # what comes may be but the reply to a command before the read
 
     def wake(self) -> None:
         """The :meth:`block` under way returns early, or else the next one. From any thread, or a signal handler."""
@@ -426,7 +432,11 @@ class SyncClient:
         return sock
 
     def drive(
-        self, steps: Generator[Any, Any, Any], last: Command | None = None, timeout: float = 0.0
+        self,
+        steps: Generator[Any, Any, Any],
+        last: Command | None = None,
+        timeout: float = 0.0,
+        suffices: Suffices | None = None,
     ) -> Any:
         """Carry out ``steps`` and give back what they return. ``last`` is the command that blocks."""
         answer: Any = None
@@ -437,7 +447,7 @@ class SyncClient:
                 return stop.value
             answer = None
             if isinstance(step, Dispatch):
-                requests = self._exchange(step.parcels, last, timeout)
+                requests = self._exchange(step.parcels, last, timeout, suffices)
                 answer = [request.replies for request in requests]
             elif isinstance(step, Ask):
                 answer = self._ask(step)
