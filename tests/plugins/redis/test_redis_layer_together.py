@@ -11,6 +11,7 @@ import pytest
 from channels_core.exceptions import LayerUnavailable
 from channels_core.layers import Outcome, Send, Settlement, Turn, Verdict
 from channels_layer_redis import RedisBackend
+from channels_layer_redis.engine import Block
 from faulty_proxy import Fault, FaultyProxy
 from redis_servers import RedisServer, eventually
 
@@ -301,3 +302,25 @@ def test_what_is_there_ends_the_wait_behind_it_where_the_server_refused_both_for
     assert [delivery.content["n"] for delivery in received] == [1]
     assert monotonic() - started < 4
     promotion.join()
+
+
+def test_what_the_wait_brought_goes_back_where_the_end_of_what_was_taken_breaks_off(
+    make: Make, server: RedisServer
+) -> None:
+    backend = make(delivery={"jobs": "at-least-once"})
+    for _ in range(4):
+        assert backend.receive_batch(["jobs", "a"], limit=10, timeout=0.01, process="w" * 26) == []
+    server.do("XADD", backend._engine.channels.queue("jobs").key, "*", "m", "nobody can read it")
+    steps = backend._receiving.receive(["jobs", "a"], 4, 5, "w" * 26)
+    request = next(steps)
+    while not isinstance(request, Block):
+        assert isinstance(request, list)
+        request = steps.send(backend._transport.for_thread().call(request))
+    call, wait = request.commands
+    [taken] = backend._transport.for_thread().call([call])
+    assert backend.send_one(sending("a", 1)) is Outcome.SENT
+    [brought] = backend._transport.for_thread().call([wait])
+    steps.send([taken, brought])  # it wants to say that the first one is given up
+    steps.close()
+    [delivery] = backend.receive_batch(["a"], limit=10, timeout=5)
+    assert delivery.content == {"n": 1}

@@ -589,7 +589,11 @@ class Receiving:
         try:
             if taken:
                 reading.empty_takes = 0
-                yield from self.deliveries(deliveries, ending.plan, taken, reading, process)
+                try:
+                    yield from self.deliveries(deliveries, ending.plan, taken, reading, process)
+                except (TransportError, GeneratorExit):
+                    self.put_back_later(self.take_salvaged([wait], [waited]))
+                    raise
             yield from self.waited(deliveries, reading.queues, limit - len(deliveries), waited, process)
             # it may be early: what was to end the read before may have ended this one
             left = None if end is None else end - monotonic()
