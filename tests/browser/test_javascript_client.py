@@ -13,7 +13,8 @@ import pytest
 
 import chromium
 from chromium import Window
-from testsite.projects import Project, Running, free_port
+from ports import free_port
+from testsite.projects import Project, Running
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
 

@@ -13,7 +13,8 @@ import pytest
 
 from channels_core.testing.conformance import LayerConformance
 from channels_layer_redis import RedisBackend
-from redis_servers import RedisCluster, RedisSentinel, RedisServer, free_port, tls_files
+from ports import free_port
+from redis_servers import RedisCluster, RedisSentinel, RedisServer, tls_files
 
 GUIDE = Path(__file__).parents[2] / "docs" / "how-to" / "deploy-with-redis.md"
 

@@ -15,7 +15,8 @@ from django.core.management import CommandError, call_command
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from testsite.projects import Project, Running, free_port
+from ports import free_port
+from testsite.projects import Project, Running
 
 ADDRESS = re.compile(r"http://(\S+?):(\d+)/")
 STARTED = "Quit the server with"

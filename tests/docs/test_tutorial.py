@@ -15,7 +15,8 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Origin
 
-from chatdemo import demo_environment, free_port
+from chatdemo import demo_environment
+from ports import free_port
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "tutorial" / "chat.md"
 STEPS = re.split(r"^## ", PAGE.read_text(), flags=re.MULTILINE)[1:]

@@ -16,8 +16,9 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
+from ports import free_port
 from redis_servers import RedisServer
-from testsite.projects import Running, free_port
+from testsite.projects import Running
 
 ROOT = Path(__file__).resolve().parents[2] / "examples" / "from_channels_1"
 PATIENCE = 15.0

@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from ports import free_port
+
 HERE = Path(__file__).resolve().parent
 SITE = "served_site:application"
 PATIENCE = 15.0
@@ -30,13 +32,6 @@ COMMANDS: dict[str, Callable[[str], list[str]]] = {
     "daphne": lambda port: ["daphne", SITE, "--port", port, "--verbosity", "0"],
     "granian": lambda port: ["granian", SITE, "--interface", "asgi", "--port", port, "--log-level", "warning"],
 }  # fmt: skip
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 class Server:

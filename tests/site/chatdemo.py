@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -10,15 +9,10 @@ from pathlib import Path
 
 import httpx
 
+from ports import free_port
+
 MANAGE = Path(__file__).resolve().parents[2] / "examples" / "chat" / "manage.py"
 PATIENCE = 40.0
-
-
-def free_port() -> int:
-    """A port of this machine that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def demo_environment(folder: Path) -> dict[str, str]:

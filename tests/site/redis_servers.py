@@ -27,13 +27,14 @@ from typing import Any, Self
 import hiredis
 import pytest
 
+from ports import free_port
+
 __all__ = [
     "KINDS",
     "RedisCluster",
     "RedisSentinel",
     "RedisServer",
     "eventually",
-    "free_port",
     "program",
     "tls_files",
 ]
@@ -62,14 +63,6 @@ def program(kind: str = "valkey") -> Path:
     if os.environ.get("CI", "").lower() in {"1", "true"}:
         pytest.fail(text)
     pytest.skip(text)
-
-
-def free_port() -> int:
-    """A TCP port of the loopback that nobody had a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 def eventually(condition: Callable[[], Any], what: str, timeout: float = 15.0) -> Any:

@@ -20,7 +20,8 @@ from channels_layer_redis.transport import (
     Unsent,
 )
 from faulty_proxy import FaultyProxy
-from redis_servers import RedisServer, eventually, free_port
+from ports import free_port
+from redis_servers import RedisServer, eventually
 
 FACES = ["async", "sync", "submit"]
 READERS = ["async", "sync"]

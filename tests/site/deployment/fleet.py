@@ -16,7 +16,8 @@ from typing import Any
 
 from deployment.engines import Engine
 from deployment.scales import Scale
-from testsite.projects import Running, free_port
+from ports import free_port
+from testsite.projects import Running
 
 ROOT = Path(__file__).resolve().parents[3]
 SITE = ROOT / "tests" / "site"
