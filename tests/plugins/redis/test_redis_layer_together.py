@@ -324,3 +324,37 @@ def test_what_the_wait_brought_goes_back_where_the_end_of_what_was_taken_breaks_
     steps.close()
     [delivery] = backend.receive_batch(["a"], limit=10, timeout=5)
     assert delivery.content == {"n": 1}
+
+
+@pytest.mark.parametrize("deduplicate", [False, True])
+def test_of_turns_that_leave_together_only_those_end_whose_sends_arrived(
+    make: Make, deduplicate: bool
+) -> None:
+    backend = make(channel_capacity={"small": 2}, delivery={"jobs": "at-least-once"}, deduplicate=deduplicate)
+    for number in range(5):
+        backend.send_one(sending("jobs", number))
+    deliveries = backend.receive_batch(["jobs"], limit=5, timeout=5, process="w" * 26)
+    sends: list[list[Send]] = [
+        [],
+        [sending("small", 1), sending("other", 1)],
+        [sending("small", 2), sending("small", 3)],
+        [sending("other", 2)],
+        [sending("small", 4)],
+    ]
+    turns = [
+        Turn(of_turn, Settlement(delivery, Verdict.DONE))
+        for of_turn, delivery in zip(sends, deliveries, strict=True)
+    ]
+    exchange = backend.exchange(turns, [], limit=0, timeout=0)
+    assert exchange.outcomes == [
+        [],
+        [Outcome.SENT, Outcome.SENT],
+        [Outcome.SENT, Outcome.FULL],
+        [Outcome.SENT],
+        [Outcome.FULL],
+    ]
+    [figures] = backend.statistics(["jobs"])
+    assert (figures.pending, figures.leased) == (0, 2), "the third and the fifth"
+    backend.settle([Settlement(deliveries[n], Verdict.RELEASE, is_begun=True) for n in (2, 4)])
+    again = backend.receive_batch(["jobs"], limit=5, timeout=5, process="w" * 26)
+    assert [(delivery.content["n"], delivery.attempt) for delivery in again] == [(2, 2), (4, 2)]

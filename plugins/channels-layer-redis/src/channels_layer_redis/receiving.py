@@ -639,18 +639,28 @@ class Receiving:
         sending, settling = self._sending, self._settling
         ending = _Ending(self._engine.plan(), [], [], [])
         plan = ending.plan
+        done: list[tuple[Settlement, list[int]]] = []
         for turn in turns:
             settlement = turn.settlement
             settles = settlement is not None and settling.tag_of(settlement) is not None
-            if settles:
+            is_done = settlement is not None and settlement.verdict is Verdict.DONE
+            if settles and not is_done:
                 plan.step("B")
-            ending.places.append([sending.add(plan, send) for send in turn.sends])
-            if settles and settlement is not None:
-                if settlement.verdict is not Verdict.DONE:
-                    ending.tokens.extend(settling.unspent((settlement,)))
-                place = settling.add(plan, settlement)
-                if place is not None:
-                    ending.settled.append((settlement, place))
+            places = [sending.add(plan, send) for send in turn.sends]
+            ending.places.append(places)
+            if settlement is None or not settles:
+                continue
+            if is_done:  # behind the sends of all turns, so that those to one place stay one step
+                done.append((settlement, places))
+                continue
+            ending.tokens.extend(settling.unspent((settlement,)))
+            place = settling.add(plan, settlement)
+            if place is not None:
+                ending.settled.append((settlement, place))
+        for settlement, places in done:
+            place = settling.add(plan, settlement, places[0] if places else 0, len(places))
+            if place is not None:
+                ending.settled.append((settlement, place))
         return ending
 
     def _hear_turns(

@@ -47,13 +47,14 @@ class Settling:
             return token.inbox.process if settlement.verdict is _REQUEUE else None
         return token.source.tag  # type: ignore[no-any-return]  # tokens are Any
 
-    def add(self, plan: Plan, settlement: Settlement) -> int | None:
-        """The step of one settlement, and its place."""
+    def add(self, plan: Plan, settlement: Settlement, first: int = 0, sends: int = 0) -> int | None:
+        """The step of one settlement, and its place. A lease that is done ends only if none of the ``sends`` steps of
+        the plan from ``first`` on was refused."""
         delivery = settlement.delivery
         token = delivery.token
         verdict = settlement.verdict
         if type(token) is Lease:
-            return self._add_leased(plan, settlement, token)
+            return self._add_leased(plan, settlement, token, first, sends)
         if token.is_spent:
             return None
         if type(token) is Entry:
@@ -78,12 +79,12 @@ class Settling:
             return plan.step("Q", plan.key(queue.key), "", 0, meta, body, queue.ttl)
         return None
 
-    def _add_leased(self, plan: Plan, settlement: Settlement, token: Lease) -> int:
+    def _add_leased(self, plan: Plan, settlement: Settlement, token: Lease, first: int, sends: int) -> int:
         queue = token.queue
         key = plan.key(queue.key)
         verdict = settlement.verdict
         if verdict is _DONE:
-            return plan.step("D", key, token.ref)
+            return plan.repeat(("D", key), token.ref, first, sends)
         if verdict is _DEAD:
             return plan.step("X", key, token.ref, settlement.reason)
         if verdict is _RELEASE:

@@ -9,7 +9,9 @@
 --   I key(p) key(i) mark field cap bytes number (size header body)...   sends to a process's inbox; for each 1 sent,
 --     0 full, 2 gone
 --   G key(r) key(o) key(k) group lapse cap bytes meta size body   send to the members of a group
---   D key ref | X key ref reason                  done | given up; 1 settled, 0 not leased, - the turn was refused
+--   D key number (ref first sends)...             done: for each 1 settled, 0 not leased, - where one of its sends was
+--     refused: those steps that begin at the place first
+--   X key ref reason                              given up; 1 settled, 0 not leased, - the turn was refused
 --   R key ref begun leased meta body ttl          back to the front
 --   Q key ref leased meta body ttl                to the back
 --   Y key id ttl                                  a dead letter back to its channel; 1 done, 0 there is none
@@ -769,17 +771,38 @@ while at <= last do
     codes[count] = ' '
     at = take(at)
   elseif step == 'D' then
-    if is_refused then
-      codes[count] = '-'
-    else
-      local c, ref = KEYS[ARGV[at + 1] + 0], ARGV[at + 2]
-      local stream, id = c, string.sub(ref, 2)
-      if string.byte(ref) == 116 then stream = prefix .. ':t' .. string.sub(c, #prefix + 3) end
-      local known = call('EXISTS', stream) == 1 and call('XACK', stream, 'w', id) == 1
-      if known then call('XDEL', stream, id) end
-      codes[count] = known and '1' or '0'
-    end
+    local c, number = KEYS[ARGV[at + 1] + 0], ARGV[at + 2] + 0
+    local before, ended = remembered and 1 or 0, {}
     at = at + 3
+    for place = count, count + number - 1 do
+      local ref, first, code = ARGV[at], ARGV[at + 1] + before, '0'
+      for n = first + 1, first + ARGV[at + 2] do
+        if codes[n] == '0' then code = '-' end
+      end
+      if code == '0' then
+        local stream, id = c, string.sub(ref, 2)
+        if string.byte(ref) == 116 then stream = prefix .. ':t' .. string.sub(c, #prefix + 3) end
+        local ids = ended[stream]
+        if ids == nil then
+          ids = call('EXISTS', stream) == 1 and {}
+          ended[stream] = ids
+        end
+        if ids and call('XACK', stream, 'w', id) == 1 then
+          code, ids[#ids + 1] = '1', id
+          if #ids == 1000 then  -- unpack() has a limit
+            call('XDEL', stream, unpack(ids))
+            ids = {}
+            ended[stream] = ids
+          end
+        end
+      end
+      codes[place] = code
+      at = at + 3
+    end
+    for stream, ids in pairs(ended) do
+      if ids and #ids > 0 then call('XDEL', stream, unpack(ids)) end
+    end
+    count = count + number - 1
   elseif step == 'R' then
     if is_refused then
       codes[count] = '-'
