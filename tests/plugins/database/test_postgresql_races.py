@@ -156,7 +156,9 @@ def test_an_open_snapshot_does_not_slow_readers_down(database: Database) -> None
         for _ in range(20):  # dead rows that nobody may remove: the snapshot could still look at them
             layer.send_batch([Send("a", {"n": 0}, {}, 9)] * 1000)
             assert len(layer.receive_batch(["a"], limit=1000, timeout=20)) == 1000
-        best = max(pairs() for _ in range(5))  # dead rows slow each round down, a busy machine not all of them
+        best = max(
+            pairs() for _ in range(5)
+        )  # dead rows slow each round down, a busy machine not all of them
         assert best > before / 4
         other.rollback()
 
