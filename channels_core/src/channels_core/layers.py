@@ -526,6 +526,16 @@ def settled_by(
     return by_turn, settlements
 
 
+def uncertain(turns: Sequence[Turn]) -> Exchange:
+    """What is known of ``turns`` that nobody answered for: their sends may have arrived; where there was nothing to send,
+    the settlement is to be tried again."""
+    return Exchange(
+        [[Outcome.UNCERTAIN] * len(turn.sends) for turn in turns],
+        [],
+        [turn.settlement for turn in turns if turn.settlement is not None and not turn.sends],
+    )
+
+
 def all_sent(outcomes: Sequence[Sequence[Outcome]]) -> bool:
     """Whether every send of an exchange arrived, so that it may wait for messages."""
     return all(outcome is Outcome.SENT for of_turn in outcomes for outcome in of_turn)

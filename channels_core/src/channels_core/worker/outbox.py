@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from channels_core.credit import credit_send, number_of
 from channels_core.exceptions import LayerUnavailable
 from channels_core.headers import CREDITED
-from channels_core.layers import Delivery, Exchange, Outcome, Send, Settlement, Turn, Verdict
+from channels_core.layers import Delivery, Exchange, Outcome, Send, Settlement, Turn, Verdict, uncertain
 from channels_core.names import redact
 
 if TYPE_CHECKING:
@@ -110,9 +110,7 @@ class Outbox:
 
     def uncertain(self, runs: Sequence[Run]) -> None:
         """Nobody knows what became of the runs: what bears a repeat is tried again."""
-        outcomes = [[_UNCERTAIN] * len(run.sends) for run in runs]
-        unsettled = [run.settlement for run in runs if run.settlement is not None and not run.sends]
-        self.take_exchange(runs, Exchange(outcomes, [], unsettled))
+        self.take_exchange(runs, uncertain(self.turns_of(runs)))
 
     def _take_outcomes(self, run: Run, outcomes: Sequence[Outcome], *, is_settled: bool = False) -> None:
         """Look after the sends of ``run`` that did not arrive; settle it when all did and nobody has."""

@@ -7,7 +7,7 @@ from functools import partial
 from time import monotonic
 from typing import Any, Final, NamedTuple
 
-from channels_core.layers import Delivery, Exchange, Outcome, Settlement, Turn, Verdict, settled_by
+from channels_core.layers import Delivery, Exchange, Outcome, Settlement, Turn, Verdict, settled_by, uncertain
 from channels_core.layers import all_sent as have_all_arrived
 from channels_layer_redis.channels import Inlet, Lease, Plan, Queue, Taken
 from channels_layer_redis.encryption import Unreadable
@@ -131,17 +131,30 @@ class Receiving:
             exchange = yield from self._exchange_waiting((), reading, channels, limit, timeout, process)
             return list(exchange.deliveries)
         bag: list[Delivery] = []
+        steps = self._receive(bag, channels, limit, timeout, process)
+        yield from self._fill(bag, steps, reading, process, may_raise=True)
+        return bag
+
+    def _fill(
+        self,
+        bag: list[Delivery],
+        steps: Steps[None],
+        reading: Reading,
+        process: str | None,
+        *,
+        may_raise: bool,
+    ) -> Steps[None]:
+        """Carry out ``steps``, which fill ``bag``, so that nothing in it is lost where they break off."""
         try:
-            yield from self._receive(bag, channels, limit, timeout, process)
+            yield from steps
         except TransportError as error:
             if isinstance(error, Unanswered):
                 self._lost_reads.note(process, reading.queues)
-            if not bag:  # else what there is; who asks again hears of it
+            if may_raise and not bag:  # else what there is; who asks again hears of it
                 raise
         except GeneratorExit:
             self._give_back(bag)
             raise
-        return bag
 
     def _receive(
         self,
@@ -532,19 +545,11 @@ class Receiving:
         has_taken = not engine.is_sharded and bool(reading.queues) and not reading.inlets
         if has_taken and (timeout == 0 or not have_all_arrived(outcomes)):
             return Exchange(outcomes, deliveries, unsettled)
-        try:
-            waiting = timeout if have_all_arrived(outcomes) else 0
-            yield from self._receive_after(
-                deliveries, reading, channels, limit, waiting, process, has_taken=has_taken
-            )
-        except TransportError as error:
-            if isinstance(error, Unanswered):
-                self._lost_reads.note(process, reading.queues)
-            if not turns and not deliveries:
-                raise
-        except GeneratorExit:
-            self._give_back(deliveries)
-            raise
+        waiting = timeout if have_all_arrived(outcomes) else 0
+        steps = self._receive_after(
+            deliveries, reading, channels, limit, waiting, process, has_taken=has_taken
+        )
+        yield from self._fill(deliveries, steps, reading, process, may_raise=not turns)
         return Exchange(outcomes, deliveries, unsettled)
 
     def _make_ready(self, reading: Reading, process: str | None) -> Steps[None]:
@@ -586,7 +591,8 @@ class Receiving:
             return self._uncertain(turns)
         outcomes = self._hear_turns(ending, turns, ())
         deliveries: list[Delivery] = []
-        try:
+
+        def bring() -> Steps[None]:
             if taken:
                 reading.empty_takes = 0
                 try:
@@ -600,14 +606,8 @@ class Receiving:
             is_over = bool(deliveries) or engine.wakes != wakes or (left is not None and left <= 0)
             if not is_over and have_all_arrived(outcomes):
                 yield from self._receive(deliveries, channels, limit, left, process)
-        except TransportError as error:
-            if isinstance(error, Unanswered):
-                self._lost_reads.note(process, reading.queues)
-            if not turns and not deliveries:
-                raise
-        except GeneratorExit:
-            self._give_back(deliveries)
-            raise
+
+        yield from self._fill(deliveries, bring(), reading, process, may_raise=not turns)
         return Exchange(outcomes, deliveries, [])
 
     def _receive_after(
@@ -623,7 +623,7 @@ class Receiving:
     ) -> Steps[None]:
         if has_taken and reading.count == 1:
             wakes = self._engine.wakes
-            longest = _LONGEST_WAIT_WITH_LEASES if reading.has_leases else _LONGEST_WAIT
+            longest = self._longest(reading)
             seconds = longest if timeout is None else min(timeout, longest)
             end = None if timeout is None else monotonic() + timeout
             yield from self._wait_for_queues(bag, reading.queues, limit, seconds, process)
@@ -751,11 +751,10 @@ class Receiving:
 
     def _uncertain(self, turns: Sequence[Turn]) -> Exchange:
         """The server did not answer: what was sent may have arrived, and what was settled is settled again."""
-        outcomes = [[Outcome.UNCERTAIN] * len(turn.sends) for turn in turns]
-        for of_turn in outcomes:
+        exchange = uncertain(turns)
+        for of_turn in exchange.outcomes:
             self._sending.count(of_turn)
-        unsettled = [turn.settlement for turn in turns if turn.settlement is not None and not turn.sends]
-        return Exchange(outcomes, [], unsettled)
+        return exchange
 
 
 def _ends_a_lease(turn: Turn) -> bool:

@@ -26,6 +26,7 @@ from channels_core.layers import (
     Turn,
     all_sent,
     settled_by,
+    uncertain,
 )
 from channels_core.outage import pauses
 from channels_layer_database.dbapi import figures, groups, processes, settling
@@ -524,10 +525,9 @@ class SerialLayer(DatabaseLayer):
         try:
             return self._run(partial(self._exchange_in, turns=turns, plan=plan, limit=limit, process=process))
         except SendUncertain:
-            outcomes = [[Outcome.UNCERTAIN] * len(turn.sends) for turn in turns]
-            self.counters.uncertain += sum(map(len, outcomes))
-            unsettled = [turn.settlement for turn in turns if turn.settlement is not None and not turn.sends]
-            return Exchange(outcomes, [], unsettled)
+            exchange = uncertain(turns)
+            self.counters.uncertain += sum(map(len, exchange.outcomes))
+            return exchange
 
     def _exchange_in(
         self, tx: Transaction, turns: Sequence[Turn], plan: Plan | None, limit: int, process: str | None
