@@ -9,7 +9,7 @@ from mariadb_server import running_server as running_mariadb
 from postgres_server import PostgresServer, shared_server
 from testsite.fixtures import set_up_django
 
-__all__ = ["ElsewhereRouter", "aliased", "on_mariadb", "on_postgres"]
+__all__ = ["ElsewhereRouter", "aliased", "layer_on", "on_mariadb", "on_postgres"]
 
 
 @contextmanager
@@ -46,6 +46,19 @@ def on_postgres(
         server.execute(statement, database)
     with aliased(alias, server.settings(database)):
         yield server
+
+
+@contextmanager
+def layer_on(**options: Any) -> Iterator[Any]:
+    """A layer on the database that :func:`on_postgres` made, unless ``using`` names another; closed at the end."""
+    from channels_layer_database import DatabaseLayer
+
+    layer = DatabaseLayer(**{"using": "channels_pg", **options})
+    try:
+        yield layer
+    finally:
+        layer.wake()
+        layer.close()
 
 
 @contextmanager

@@ -5,7 +5,6 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import psycopg
@@ -13,9 +12,8 @@ import pytest
 
 from channels_core.exceptions import LayerUnavailable
 from channels_core.layers import AT_LEAST_ONCE, Outcome, Send, Settlement, Verdict
-from channels_layer_database import DatabaseLayer
 from channels_layer_database.postgresql.statements import PINS, statements_for
-from database_sites import aliased, on_postgres
+from database_sites import aliased, layer_on, on_postgres
 from postgres_server import PostgresServer, need_postgres
 
 
@@ -25,16 +23,6 @@ def sending(channel: str, number: int = 0, **more: Any) -> Send:
 
 def numbers(deliveries: Any) -> list[int]:
     return [delivery.content["n"] for delivery in deliveries]
-
-
-@contextmanager
-def layer_on(**options: Any) -> Iterator[Any]:
-    layer = DatabaseLayer(**{"using": "channels_pg", **options})
-    try:
-        yield layer
-    finally:
-        layer.wake()
-        layer.close()
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import psycopg
@@ -15,21 +14,10 @@ import pytest
 
 from channels_core.exceptions import LayerUnavailable
 from channels_core.layers import AT_LEAST_ONCE, Outcome, Send, Settlement, Verdict
-from channels_layer_database import DatabaseLayer
 from channels_layer_database.schema import postgresql
-from database_sites import aliased, on_postgres
+from database_sites import aliased, layer_on, on_postgres
 from faulty_proxy import Fault, FaultyProxy
 from postgres_server import PostgresServer, need_postgres, pooler
-
-
-@contextmanager
-def layer_on(**options: Any) -> Iterator[DatabaseLayer]:
-    layer = DatabaseLayer(**{"using": "channels_pg", **options})
-    try:
-        yield layer
-    finally:
-        layer.wake()
-        layer.close()
 
 
 @pytest.fixture

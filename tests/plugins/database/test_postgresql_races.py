@@ -9,7 +9,6 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,7 @@ import psycopg
 import pytest
 
 from channels_core.layers import AT_LEAST_ONCE, Outcome, Send
-from channels_layer_database import DatabaseLayer
-from database_sites import on_postgres
+from database_sites import layer_on, on_postgres
 from postgres_server import PostgresServer
 
 SITE = Path(__file__).parents[2] / "site"
@@ -48,16 +46,6 @@ def database() -> Iterator[Database]:
     name = f"races_{uuid.uuid4().hex[:8]}"
     with on_postgres(name) as server:
         yield Database(server, name)
-
-
-@contextmanager
-def layer_on(**options: Any) -> Iterator[DatabaseLayer]:
-    layer = DatabaseLayer(using="channels_pg", **options)
-    try:
-        yield layer
-    finally:
-        layer.wake()
-        layer.close()
 
 
 def stop(readers: int, config: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import Any
 
 import psycopg
@@ -11,20 +11,10 @@ import pytest
 
 from channels_core.layers import AT_LEAST_ONCE, Outcome, Send, Settlement, Turn, Verdict
 from channels_layer_database import DatabaseLayer
-from database_sites import on_postgres
+from database_sites import layer_on, on_postgres
 from postgres_server import PostgresServer
 
 SENT, FULL, GONE = Outcome.SENT, Outcome.FULL, Outcome.GONE
-
-
-@contextmanager
-def layer_on(**options: Any) -> Iterator[DatabaseLayer]:
-    layer = DatabaseLayer(using="channels_pg", **options)
-    try:
-        yield layer
-    finally:
-        layer.wake()
-        layer.close()
 
 
 @pytest.fixture
