@@ -527,8 +527,8 @@ def settled_by(
 
 
 def uncertain(turns: Sequence[Turn]) -> Exchange:
-    """What is known of ``turns`` that nobody answered for: their sends may have arrived; where there was nothing to send,
-    the settlement is to be tried again."""
+    """What is known of ``turns`` that nobody answered for: their sends may have arrived. Where there was nothing to
+    send, the settlement is to be tried again."""
     return Exchange(
         [[Outcome.UNCERTAIN] * len(turn.sends) for turn in turns],
         [],
